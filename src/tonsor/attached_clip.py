@@ -12,12 +12,12 @@ from tonsor.attached_signs import Signs
 from tonsor.attached_where import (
     bound_of,
     diagnosis,
-    factor_of,
     fixed_bound_of,
     gradients_by_name,
     parameters_of,
 )
 from tonsor.clip import History
+from tonsor.clip.protocol import factor_of
 from tonsor.tensors import can_look, gradients, joint_norm, scale_
 
 NonFinite = Literal["raise", "skip", "zero"]

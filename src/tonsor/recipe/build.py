@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 from tonsor import clip, compress, constrain, export, prune
 from tonsor.recipe import trial
 from tonsor.recipe.binding import Mistakes, bind, bind_rule, missing, resolve
+from tonsor.recipe.bounded import measure
 from tonsor.recipe.losses import LOSSES, METRICS
 from tonsor.recipe.read import RecipeError
 from tonsor.recipe.schema import Named, PrunePass, Recipe, Rule, Training
 from tonsor.schedule import SCHEDULES
 from tonsor.spelling import unknown
-from tonsor.tensors import gradients, joint_norm
 
 COUPLED = "channel_groups"  # the pattern that is read off the model itself, by the shrink room
 
@@ -94,17 +94,6 @@ def methods(training: Training, place: str, mistakes: Mistakes) -> Methods:
         constrain=rule("constrain", training.constrain, trial.constraint),
         compress=rule("compress", training.compress, trial.compressor),
     )
-
-
-def measure(parameters: Sequence[Tensor], /) -> Tensor:
-    """Return the joint gradient norm and clip nothing: what a recipe without `clip` uses.
-
-    Example:
-        >>> w = torch.zeros(2, requires_grad=True); w.grad = torch.tensor([3.0, 4.0])
-        >>> measure([w])
-        tensor(5.)
-    """
-    return joint_norm(gradients(parameters))
 
 
 def cut(section: PrunePass, place: str, mistakes: Mistakes) -> Cut:
