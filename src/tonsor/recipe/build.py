@@ -21,6 +21,13 @@ from tonsor.spelling import unknown
 
 COUPLED = "channel_groups"  # the pattern that is read off the model itself, by the shrink room
 
+# The tables of the parts that `clip = { rule = "Clip", measure = ..., threshold = ..., action = ... }` joins.
+PARTS: dict[str, Mapping[str, Callable[..., Any]]] = {
+    "measure": clip.MEASURES,
+    "threshold": clip.THRESHOLDS,
+    "action": clip.ACTIONS,
+}
+
 # Every kind of rule a recipe may name, with its table; what `tonsor list` shows.
 TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "optimizer": {
@@ -29,7 +36,8 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
         if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
     },
     "schedule": SCHEDULES,
-    "clip": clip.RULES,
+    "clip": {**clip.RULES, "Clip": clip.Clip},
+    **PARTS,
     "constrain": constrain.RULES,
     "compress": {**compress.RULES, **compress.WRAPPERS},
     "importance": prune.IMPORTANCES,
@@ -80,7 +88,7 @@ def methods(training: Training, place: str, mistakes: Mistakes) -> Methods:
     def rule(kind: str, named: Rule | None, test: Callable[[Any], None] | None = None) -> Any:
         if named is None:
             return None
-        bound = bind_rule(TABLES[kind], named, f"{place}.{kind}", mistakes)
+        bound = bind_rule(TABLES[kind], named, f"{place}.{kind}", mistakes, PARTS)
         if bound is not None and test is not None:
             trial.attempt(partial(test, bound), f"{place}.{kind}", mistakes)
         return bound
