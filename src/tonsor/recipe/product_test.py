@@ -86,4 +86,4 @@ def test_the_guide_shows_a_product_without_mistake():
     (shown,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     rule, mistakes = bound(**{k: v for k, v in tomllib.loads(shown)["clip"].items() if k != "rule"})
     assert mistakes == []
-    assert repr(rule) == repr(Clip(PerTensor(), Percentile(percentile=95)))
+    assert repr(rule) == repr(Clip(PerTensor(), Percentile(percentile=95.0)))
