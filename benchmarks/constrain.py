@@ -21,8 +21,8 @@ NOTE = """Milliseconds of one thread, the median over rounds, in turn and on the
 loop one would write: `clamp_`, `torch.renorm` and a copy, Keras' formulas, `vector_norm` of each tensor.
 
 - Bounds by value make the same call as the loop.
-- Bounds on norms are right to 1e-6, keep zeros and what is not finite, leave bit for bit what keeps its bound,
-  and write no more than what leaves it: faster where little moves, slower where the plain loop writes all.
+- Bounds on norms are right to 1e-6, keep zeros and what is not finite, leave bit for bit what keeps its
+  bound, and write no more than what leaves it: faster where little moves, slower where the loop writes all.
 """
 KEEPS, SOME, ALL = "all keep the bound", "one unit in fifty does not", "none keeps the bound"
 

@@ -70,9 +70,10 @@ def _rescale_group_(group: list[Matrix], bounds: tuple[float, float], rate: floa
     if len(group) == 1:
         _scale_units_(*group[0], factors, moves)
         return
-    ends = torch.tensor([len(part) for part in apart]).cumsum(0)
+    counts = list(map(len, apart))
+    ends = torch.tensor(counts).cumsum(0)
     touched = sorted(set(torch.bucketize(moves.nonzero().squeeze(1), ends, right=True).tolist()))
-    parts = torch.tensor_split(factors, ends[:-1])
+    parts = torch.split(factors, counts)
     beside: list[Tensor] = [_beside(group[i][0], group[i][1], parts[i]) for i in touched]
     torch._foreach_mul_([group[i][0] for i in touched], beside)
 
