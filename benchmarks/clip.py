@@ -32,14 +32,14 @@ SMALL = [(40, 78)] * 1000  # 3,120,000 elements
 NOTE = """Milliseconds of one thread, the median over rounds; both see the same gradients, in turn, on a
 machine that others use at the same time. Where a wanted figure is missed:
 
-- Not clipping, 85M elements: ours is one read at the speed of a plain sum (last table), and torch's own norm
-  takes as long; only torch's write can be saved, so about 2x is all there is.
+- Not clipping, 85M elements: ours is one read, about a tenth slower than a plain sum (last table but one), and
+  torch's own norm takes as long as the sum; only torch's write can be saved, so about 2x is all there is.
 - 1000 tensors side by side: the sum takes half the time, the rest is asking each tensor in Python where it
   lies, what it is and whether it may be changed. One parameter over the buffer is asked once.
 - AGC reads weights and gradients, two passes, and writes what changes, two more; timm's formula takes about
   twelve. With every unit clipped four passes are the least, so about 3x is all there is.
 - A fused step: the norm is one more read of the gradients, and a kernel that is told a scale stores the
-  gradients too (last table). Torch's clip is three passes, so a third to two thirds is the least.
+  gradients too (last table but one). Torch's clip is three passes, so a third to two thirds is the least.
 """
 NEVER, ALWAYS = 1e9, 1.0  # bounds above and below every norm here
 
