@@ -32,7 +32,7 @@ SMALL = [(40, 78)] * 1000  # 3,120,000 elements
 NOTE = """Milliseconds of one thread, the median over rounds; both see the same gradients, in turn, on a
 machine that others use at the same time. Where a wanted figure is missed:
 
-- Not clipping, 85M elements: ours is one read, about a tenth slower than a plain sum (last table but one), and
+- Not clipping, 85M elements: ours is one read, a tenth slower than a plain sum (last table but one), and
   torch's own norm takes as long as the sum; only torch's write can be saved, so about 2x is all there is.
 - 1000 tensors side by side: the sum takes half the time, the rest is asking each tensor in Python where it
   lies, what it is and whether it may be changed. One parameter over the buffer is asked once.
