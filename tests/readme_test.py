@@ -34,6 +34,10 @@ def test_the_python_blocks_run_one_after_the_other(capsys):
     assert printed.splitlines()[-1].startswith("80%")
 
 
+@pytest.mark.filterwarnings(  # Lightning's own
+    "ignore:.*isinstance.treespec, LeafSpec.:FutureWarning",
+    "ignore:.*does not have many workers:UserWarning",
+)
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda p: p.name)
 def test_the_python_blocks_of_a_guide_run_one_after_the_other(guide, tmp_path, monkeypatch):
     """A guide stands by itself; what it writes lands in the folder it is run in."""

@@ -12,13 +12,13 @@ from tonsor.attached_signs import Signs
 from tonsor.attached_where import (
     bound_of,
     diagnosis,
-    factor_of,
     fixed_bound_of,
     gradients_by_name,
     parameters_of,
 )
 from tonsor.clip import History
-from tonsor.tensors import gradients, joint_norm, scale_
+from tonsor.clip.protocol import factor_of
+from tonsor.tensors import can_look, gradients, joint_norm, scale_
 
 NonFinite = Literal["raise", "skip", "zero"]
 Clip = Callable[[Sequence[Tensor]], Tensor]
@@ -69,7 +69,7 @@ class Clipping:
             return
         if is_folded:
             self._loan.multiply(factor)
-        else:
+        elif not (can_look(factor) and factor == 1):  # else not even asked for
             scale_(gradients(parameters), factor)
 
     def end(self) -> bool:

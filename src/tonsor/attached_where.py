@@ -1,7 +1,7 @@
 """What an optimizer holds: its parameters, their names, the masks that fit them, the rule's own words."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -61,14 +61,6 @@ def masked_by(
             shapes = f"got {tuple(mask.shape)}, expected {tuple(named[name].shape)}"
             raise ValueError(f"attach: masks['{name}']: {shapes}")
     return {name: named[name] for name in masks}
-
-
-def factor_of(clip: Any) -> Callable[..., tuple[Tensor, Tensor]] | None:
-    """Return how the rule tells its factor without writing (`clip.Scaling`), None if it does not."""
-    if isinstance(clip, partial):
-        inner = factor_of(clip.func)
-        return None if inner is None or clip.args else partial(inner, **clip.keywords)
-    return getattr(clip, "factor", None)
 
 
 def fixed_bound_of(clip: Any) -> float | None:

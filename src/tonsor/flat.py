@@ -47,6 +47,28 @@ def flat_views(tensors: Sequence[Tensor], /) -> list[Tensor]:
     return _runs(tensors, starts, sizes)
 
 
+def in_one_run(tensors: Sequence[Tensor], /) -> Tensor | None:
+    """Return the vector that holds tensors of one type, one after the other in their order, without a gap.
+
+    Args:
+        tensors: Tensors of any shape.
+
+    Returns:
+        A vector that shares their memory; None where they lie otherwise, or are no plain tensors.
+
+    Example:
+        >>> buffer = torch.arange(4.0)
+        >>> in_one_run([buffer[:2], buffer[2:]]), in_one_run([buffer[2:], buffer[:2]])
+        (tensor([0., 1., 2., 3.]), None)
+    """
+    if not tensors or torch.compiler.is_compiling() or set(map(type, tensors)) not in _PLAIN:
+        return None
+    if len(tensors) > 2 * PROBE and in_one_run(tensors[:PROBE]) is None:
+        return None
+    starts, sizes = list(map(Tensor.data_ptr, tensors)), list(map(_bytes, tensors))
+    return _as_one(tensors[0], sum(sizes)) if _is_one_run(tensors, starts, sizes) else None
+
+
 def alike(tensors: Sequence[Tensor], /) -> list[list[Tensor]]:
     """Return the tensors in lists of one device and type.
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from itertools import repeat
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from tonsor.sharded import Members, Reduce, by_mesh, join, over_mesh
 ROW = 2048  # elements a float32 sum may hold: rows are summed apart and combined in float64
 SHORT = 2 * ROW  # below it a call costs more than the sum: short tensors are gathered first
 BLOCK = 1 << 19  # elements that are gathered or widened at once: 2 MiB stay in the cache
+FEW = 8  # tensors of one shape, from which on they are gathered by themselves
 BUNCH = BLOCK // SHORT  # how many short tensors never hold more than a block
 WIDE = {torch.float64, torch.complex128}
 WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -151,10 +153,27 @@ def _pieces(tensors: Sequence[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
             flat = _flat(tensor)
             yield from (flat,) if whole else (scratch[: b.numel()].copy_(b) for b in torch.split(flat, BLOCK))
     short = [tensor for tensor, size in zip(tensors, sizes, strict=True) if size < SHORT]
-    for start in range(0, len(short), BUNCH):
-        bunch = list(map(Tensor.reshape, short[start : start + BUNCH], repeat(-1)))
+    for bunch, shape in _bunches(short):
         target = scratch[: sum(map(Tensor.numel, bunch))]
-        yield torch.cat(bunch, out=target) if whole else target.copy_(torch.cat(bunch))
+        put = torch.stack if shape else torch.cat
+        like = target.view(len(bunch), *shape) if shape else target
+        yield (put(bunch, out=like) if whole else like.copy_(put(bunch))).view(-1)
+
+
+def _bunches(tensors: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], torch.Size | None]]:
+    """Yield tensors of one shape, which are stacked at half the cost, then the others as vectors."""
+    shapes: dict[torch.Size, list[Tensor]] = {}
+    for tensor, shape in zip(tensors, map(attrgetter("shape"), tensors), strict=True):
+        shapes.setdefault(shape, []).append(tensor)
+    others: list[Tensor] = []
+    for shape, same in shapes.items():
+        if len(same) < FEW or not shape:
+            others += map(Tensor.reshape, same, repeat(-1))
+            continue
+        for start in range(0, len(same), BUNCH):
+            yield same[start : start + BUNCH], shape
+    for start in range(0, len(others), BUNCH):
+        yield others[start : start + BUNCH], None
 
 
 def _flat(tensor: Tensor) -> Tensor:

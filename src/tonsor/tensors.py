@@ -9,6 +9,8 @@ from torch import Tensor
 
 from tonsor.flat import alike
 from tonsor.flat import flat_views as flat_views
+from tonsor.flat import in_one_run as in_one_run
+from tonsor.norms import BLOCK as BLOCK
 from tonsor.norms import ROW as ROW
 from tonsor.norms import can_look as can_look
 from tonsor.norms import joint_norm as joint_norm

@@ -40,7 +40,6 @@ from tonsor.clip.protocol import Scaling as Scaling
 from tonsor.clip.skipping import SkipSpikes as SkipSpikes
 from tonsor.clip.slices import PerElement as PerElement
 from tonsor.clip.slices import PerUnit as PerUnit
-from tonsor.clip.slices import Units as Units
 from tonsor.clip.steering import TargetFraction as TargetFraction
 from tonsor.clip.streamed import Streaming as Streaming
 from tonsor.clip.streamed import streaming as streaming
@@ -54,6 +53,7 @@ from tonsor.clip.twins import clip_grad_norm_ as clip_grad_norm_
 from tonsor.clip.twins import clip_grad_value_ as clip_grad_value_
 from tonsor.clip.twins import clip_grads_with_norm_ as clip_grads_with_norm_
 from tonsor.clip.twins import get_total_norm as get_total_norm
+from tonsor.clip.units import Units as Units
 from tonsor.clip.zclip import ZClip as ZClip
 
 RULES: dict[str, Callable[..., Any]] = {

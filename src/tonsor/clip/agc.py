@@ -6,8 +6,9 @@ from functools import partial
 from torch import Tensor
 
 from tonsor.clip.compose import Clip
-from tonsor.clip.slices import PerUnit, UnitDim
+from tonsor.clip.slices import PerUnit
 from tonsor.clip.threshold import relative
+from tonsor.clip.units import UnitDim
 
 
 def agc(

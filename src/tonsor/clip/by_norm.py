@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tonsor.tensors import gradients, joint_norm, scale_
+from tonsor.tensors import flat_views, gradients, joint_norm, scale_
 
 
 def global_norm(parameters: Sequence[Tensor], /, *, max_norm: float = 1.0) -> Tensor:
@@ -35,8 +35,9 @@ def global_norm(parameters: Sequence[Tensor], /, *, max_norm: float = 1.0) -> Te
         Pascanu et al., 2013, "On the difficulty of training recurrent neural networks",
         https://arxiv.org/abs/1211.5063
     """
-    norm, factor = _factor(parameters, max_norm=max_norm)
-    scale_(gradients(parameters), factor)
+    grads = flat_views(gradients(parameters))  # once: the parameters may be a thousand
+    norm, factor = _told(grads, max_norm, None)
+    scale_(grads, factor)
     return norm
 
 
@@ -44,9 +45,14 @@ def _factor(
     parameters: Sequence[Tensor], /, *, max_norm: float = 1.0, scale: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the joint norm and the factor of `global_norm`; nothing is written."""
+    return _told(gradients(parameters), max_norm, scale)
+
+
+def _told(grads: Sequence[Tensor], max_norm: float, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the joint norm of gradients and the factor that bounds it."""
     if not max_norm > 0:
         raise ValueError(f"clip.global_norm: max_norm must be above 0; got {max_norm}")
-    norm = unscaled_norm(gradients(parameters), scale)
+    norm = unscaled_norm(grads, scale)
     return norm, factor_to(norm, torch.full_like(norm, max_norm))
 
 

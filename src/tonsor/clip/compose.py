@@ -193,14 +193,13 @@ class Composed(ABC):
 
 def _weights(measure: Measure, parts: Sequence[Part]) -> Tensor:
     """Return what the weights measure, unit by unit; a weight without a gradient is not looked at."""
-    return measure.norms(
-        [
-            part
-            if part.grad is None
-            else part._replace(given=part.parameter.detach(), grad=part.weight, indices=None)
-            for part in parts
-        ]
-    )
+    return measure.norms([part if part.grad is None else _of_weight(part) for part in parts])
+
+
+def _of_weight(part: Part) -> Part:
+    """Return the part with its weight in the place of its gradient."""
+    given = part.weight if type(part.given) is Tensor else part.parameter.detach()
+    return Part(part.place, part.parameter, given, part.weight, part.weight, None)
 
 
 def _widened(part: Part) -> Part:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from tonsor.clip.slices import Units
+from tonsor.clip.units import Units
 
 Known = TypeVar("Known")
 

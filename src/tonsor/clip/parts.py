@@ -1,6 +1,8 @@
 """What a rule sees of a parameter: its weight, its gradient, and how a number a slice is put upon it."""
 
 from collections.abc import Sequence
+from itertools import count, repeat
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -41,8 +43,18 @@ def parts_of(parameters: Sequence[Tensor], /) -> list[Part]:
         >>> len(parts_of([torch.zeros(1), torch.zeros(1)]))
         2
     """
+    given = list(parameters)
+    grads = list(map(attrgetter("grad"), given))
+    is_plain = set(map(type, grads)) == {Tensor} and len(set(map(id, given))) == len(given)
+    if is_plain and not any(
+        map(attrgetter("is_sparse"), grads)
+    ):  # a thousand at once, without a question each
+        is_bare = not any(map(attrgetter("requires_grad"), grads))
+        bare = grads if is_bare else list(map(Tensor.detach, grads))
+        weights = map(Tensor.detach, given)
+        return list(map(Part, count(), given, bare, weights, bare, repeat(None)))
     first: dict[int, tuple[int, Tensor]] = {}
-    for place, parameter in enumerate(parameters):
+    for place, parameter in enumerate(given):
         first.setdefault(id(parameter), (place, parameter))
     return [_part(place, parameter) for place, parameter in first.values()]
 

@@ -1,7 +1,8 @@
 """What every clipping rule is: a call that bounds gradients between backward and step."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -68,3 +69,18 @@ class Scaling(Protocol):
         `scale` is what the gradients are still multiplied by (a loss scale); the norm is divided by it.
         """
         ...
+
+
+def factor_of(clip: Any, /) -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """Return how a rule tells its factor without writing (`Scaling`), None if it does not.
+
+    Example:
+        >>> from functools import partial
+        >>> from tonsor.clip import global_norm, norm
+        >>> factor_of(partial(global_norm, max_norm=2.0)).keywords, factor_of(norm)
+        ({'max_norm': 2.0}, None)
+    """
+    if isinstance(clip, partial):
+        inner = factor_of(clip.func)
+        return None if inner is None or clip.args else partial(inner, **clip.keywords)
+    return getattr(clip, "factor", None)

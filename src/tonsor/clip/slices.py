@@ -1,41 +1,17 @@
 """Measure slices of each gradient: the units of a layer, or single elements."""
 
-import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from operator import attrgetter
 
 import torch
 from torch import Tensor
 
-from tonsor.clip.parts import HALF, Part, clamp_, dense, grads_of, multiply_, sharding, split
+from tonsor.clip.parts import Part, clamp_, dense, grads_of, multiply_, sharding, split
 from tonsor.clip.sizes import By, checked
-from tonsor.sharded import is_sharded, over_mesh
+from tonsor.clip.stacks import meant, multiply_rows_, scale_alike_, sized, stacked
+from tonsor.clip.units import Together, UnitDim, Units, together, units_of
+from tonsor.sharded import over_mesh
 from tonsor.tensors import can_look, joint_norm
-
-
-class Units(NamedTuple):
-    """Which slices of a weight are its units.
-
-    Example:
-        >>> Units((1,)).shape(torch.zeros(3, 4, 5))   # a transposed convolution: one unit an output channel
-        torch.Size([1, 4, 1])
-    """
-
-    dims: tuple[int, ...] = (0,)  # what indexes the units; a unit's norm goes over the other dimensions
-    groups: int = 1  # dimension 0 is first split into (groups, -1): a grouped transposed convolution
-
-    def view(self, tensor: Tensor, /) -> Tensor:
-        """Return the tensor with dimension 0 split into groups, if there are any."""
-        return torch.unflatten(tensor, 0, (self.groups, -1)) if self.groups > 1 else tensor
-
-    def shape(self, weight: Tensor, /) -> torch.Size:
-        """Return the shape of one number a unit that broadcasts with the viewed weight."""
-        sizes = self.view(weight).shape
-        kept = {dim % len(sizes) for dim in self.dims} if sizes else set()
-        return torch.Size([size if dim in kept else 1 for dim, size in enumerate(sizes)])
-
-
-UnitDim = int | tuple[int, ...] | Callable[[Tensor], Units | None]
 
 
 class PerUnit:
@@ -66,62 +42,67 @@ class PerUnit:
 
     def norms(self, parts: Sequence[Part], /) -> Tensor:
         """Return one number a unit, those of all parameters in order."""
-        return torch.cat(_on_one_device([self._measured(part) for part in parts]))
+        found: dict[int, Tensor] = {}
+        for group in together(parts, self.unit_dim):
+            if len(group.places) == 1 or group.units is None:
+                found |= {i: self._measured(parts[i], group.units) for i in group.places}
+                continue
+            rows = stacked([parts[i] for i in group.places], group.units, self.by)
+            if len(rows) == len(parts):
+                return rows.flatten()
+            found |= zip(group.places, rows.unbind(), strict=True)
+        return torch.cat(_on_one_device([found[i] for i in range(len(parts))]))
 
     def joint(self, parts: Sequence[Part], norms: Tensor, /) -> Tensor:
         """Return the joint 2-norm of all gradients."""
         if self.by != "norm":
             return joint_norm(grads_of(parts))
-        if any(sharding(part)[1] for part in parts):  # units of other processes count too
+        is_plain = set(map(type, map(attrgetter("given"), parts))) <= {Tensor, type(None)}
+        if not is_plain and any(sharding(part)[1] for part in parts):  # units of other processes count too
             return joint_norm(grads_of(parts))
-        alone = [part for part in parts if self.units(part.parameter) is None]
-        others = joint_norm(grads_of(alone)).to(norms.device).double()
-        return (norms.double().square().sum() + others.square()).sqrt()
+        total = norms.double().square().sum()
+        if callable(self.unit_dim):  # else no part is left alone
+            alone = [part for part in parts if units_of(self.unit_dim, part.parameter) is None]
+            total = total + joint_norm(grads_of(alone)).to(norms.device).double().square()
+        return total.sqrt()
 
     def scale_(self, parts: Sequence[Part], factors: Tensor, /) -> None:
         """Multiply each unit by its factor; on the CPU only gradients are written that have one to change."""
-        counts = [self._count(part) for part in parts]
-        changed = _changed(factors, counts)
-        for i, (part, piece) in enumerate(zip(parts, split(factors, counts), strict=True)):
-            if i in changed:
-                self._put(multiply_, part, piece)
+        groups = together(parts, self.unit_dim)
+        counts = _counts(groups, len(parts))
+        changed, pieces = _changed(factors, counts), split(factors, counts)
+        for group in groups:
+            places = [i for i in group.places if i in changed]
+            if len(places) > 1 and group.units is not None:
+                shape = group.units.shape(parts[places[0]].weight)
+                own = factors if group.each * len(places) == len(factors) else [pieces[i] for i in places]
+                scale_alike_([parts[i] for i in places], own, shape)
+                continue
+            for i in places:
+                self._put(multiply_rows_, parts[i], group.units, pieces[i])
 
     def clamp_(self, parts: Sequence[Part], bounds: Tensor, /) -> None:
         """Clamp the elements of each unit to its bound, in place."""
-        counts = [self._count(part) for part in parts]
-        for part, piece in zip(parts, split(bounds, counts), strict=True):
-            self._put(clamp_, part, piece)
+        groups = together(parts, self.unit_dim)
+        pieces = split(bounds, _counts(groups, len(parts)))
+        for group in groups:
+            for i in group.places:
+                self._put(clamp_, parts[i], group.units, pieces[i])
 
-    def units(self, weight: Tensor, /) -> Units | None:
-        """Return the units of a weight, None where it is to be left alone."""
-        found = self.unit_dim(weight) if callable(self.unit_dim) else self.unit_dim
-        if isinstance(found, Units) and found.groups > 1 and is_sharded(weight):
-            raise ValueError(
-                "clip.PerUnit: a grouped transposed convolution that is sharded has no whole units"
-            )
-        if found is None or isinstance(found, Units):
-            return found if found is None or weight.ndim > 1 else Units(())
-        dims = (found,) if isinstance(found, int) else tuple(found)
-        return Units(dims if weight.ndim > 1 else ())
-
-    def _measured(self, part: Part) -> Tensor:
+    def _measured(self, part: Part, units: Units | None) -> Tensor:
         """Return one number for each unit of one parameter."""
-        units = self.units(part.parameter)
         if units is None or part.grad is None:
-            return part.weight.new_zeros(self._count(part), dtype=torch.float32)
+            count = 0 if units is None else units.shape(part.weight).numel()
+            return part.weight.new_zeros(count, dtype=torch.float32)
         if part.indices is not None and units == Units() and len(part.indices) == 1:
             rows = _reduced(part, part.grad, units, self.by)
             return rows.new_zeros(len(part.weight)).index_copy_(0, part.indices[0], rows)
         return _reduced(part, dense(part), units, self.by)
 
-    def _count(self, part: Part) -> int:
-        """Return how many units a parameter has."""
-        units = self.units(part.parameter)
-        return 0 if units is None else units.shape(part.weight).numel()
-
-    def _put(self, change: Callable[[Part, Tensor], None], part: Part, piece: Tensor) -> None:
+    def _put(
+        self, change: Callable[[Part, Tensor], None], part: Part, units: Units | None, piece: Tensor
+    ) -> None:
         """Scale or clamp the gradient of one parameter by one number a unit."""
-        units = self.units(part.parameter)
         if units is None or part.grad is None:
             return
         piece = piece.view(units.shape(part.weight))
@@ -174,26 +155,30 @@ class PerElement:
 
 def _reduced(part: Part, tensor: Tensor, units: Units, by: By) -> Tensor:
     """Return one number a unit as a vector, of a tensor in the weight's shape or of some of its rows."""
-    viewed = units.view(tensor.float() if tensor.dtype in HALF else tensor)
+    viewed = units.view(tensor)
     kept = {dim % viewed.ndim for dim in units.dims} if viewed.ndim else set()
-    dims = tuple(dim for dim in range(viewed.ndim) if dim not in kept)
-    if not dims:
-        sizes = viewed.abs()
-    elif by == "max" and viewed.numel():
-        sizes = viewed.abs().amax(dims)
-    else:
-        sizes = torch.linalg.vector_norm(viewed, dim=dims)
+    sizes = sized(viewed, kept, by)
     mesh, cuts = sharding(part, tuple(kept))
     if cuts and by == "max":
         sizes = over_mesh(mesh, [(cuts, sizes)], "max")
     elif cuts:
         sizes = over_mesh(mesh, [(cuts, sizes.double().square())], "sum").sqrt().to(sizes.dtype)
-    count = part.parameter.numel() // max(1, units.shape(part.parameter).numel())
-    return (sizes / math.sqrt(max(1, count)) if by == "rms" else sizes).flatten()
+    return meant(sizes, part, units, by).flatten()
+
+
+def _counts(groups: Sequence[Together], total: int) -> list[int]:
+    """Return how many units each part has."""
+    counts = [0] * total
+    for group in groups:
+        for place in group.places:
+            counts[place] = group.each
+    return counts
 
 
 def _on_one_device(found: list[Tensor]) -> list[Tensor]:
     """Return all on the device of the first."""
+    if len(set(map(attrgetter("device"), found))) < 2:
+        return found
     return [each.to(found[0].device) for each in found]
 
 

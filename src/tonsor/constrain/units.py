@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from tonsor.tensors import distinct
+from tonsor.tensors import BLOCK, distinct
 
 UnitDim = int | tuple[int, ...]
 Matrix = tuple[Tensor, tuple[int, ...]]  # a parameter, and the dimensions that number its units
@@ -56,7 +56,7 @@ def unit_dims(parameter: Tensor, unit_dim: UnitDim, rule: str) -> tuple[int, ...
 def _rescale_group_(group: list[Matrix], bounds: tuple[float, float], rate: float) -> None:
     """Rescale the units of parameters of one type; on the CPU only what moves is written."""
     low, high = bounds
-    apart = [unit_lengths(matrix, dims) for matrix, dims in group]
+    apart = _lengths_apart(group)
     lengths = torch.cat(apart) if len(apart) > 1 else apart[0]
     allowed = slack(group[0][0].dtype)
     moves = lengths > high * (1 + allowed)
@@ -70,11 +70,32 @@ def _rescale_group_(group: list[Matrix], bounds: tuple[float, float], rate: floa
     if len(group) == 1:
         _scale_units_(*group[0], factors, moves)
         return
-    ends = torch.tensor([len(part) for part in apart]).cumsum(0)
+    counts = list(map(len, apart))
+    ends = torch.tensor(counts).cumsum(0)
     touched = sorted(set(torch.bucketize(moves.nonzero().squeeze(1), ends, right=True).tolist()))
-    parts = torch.tensor_split(factors, ends[:-1])
+    parts = torch.split(factors, counts)
     beside: list[Tensor] = [_beside(group[i][0], group[i][1], parts[i]) for i in touched]
     torch._foreach_mul_([group[i][0] for i in touched], beside)
+
+
+def _lengths_apart(group: list[Matrix]) -> list[Tensor]:
+    """Return the lengths of each matrix's units; of those of one shape a stack is measured in one call."""
+    alike: dict[object, list[int]] = {}
+    for place, (matrix, dims) in enumerate(group):
+        alike.setdefault((matrix.shape, matrix.device, dims), []).append(place)
+    found: dict[int, Tensor] = {}
+    for places in alike.values():
+        first, dims = group[places[0]]
+        size = max(1, BLOCK // max(1, first.numel()))
+        for start in range(0, len(places), size):
+            some = places[start : start + size]
+            if len(some) == 1:
+                found[some[0]] = unit_lengths(group[some[0]][0], dims)
+                continue
+            stack = torch.stack([group[place][0] for place in some])
+            lengths = unit_lengths(stack, (0, *(dim + 1 for dim in dims))).view(len(some), -1)
+            found |= zip(some, lengths.unbind(), strict=True)
+    return [found[place] for place in range(len(group))]
 
 
 def _scale_units_(matrix: Tensor, dims: tuple[int, ...], factors: Tensor, moves: Tensor) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -141,17 +142,23 @@ def signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def bind_rule(
-    table: Mapping[str, Callable[..., Any]], rule: Rule, place: str, mistakes: Mistakes
+    table: Mapping[str, Callable[..., Any]],
+    rule: Rule,
+    place: str,
+    mistakes: Mistakes,
+    parts: Mapping[str, Mapping[str, Callable[..., Any]]] = MappingProxyType({}),
 ) -> Callable[..., Any] | None:
     """Return the rule of a table that a recipe names, its settings bound; classes are instantiated.
 
-    A rule that wraps another one has it among its settings; that one is bound first.
+    A rule that wraps others, or is put together from parts, has them among its settings; they are bound
+    first.
 
     Args:
         table: Rules by name.
         rule: The name and its settings.
         place: Where in the recipe it stands, for the mistakes.
         mistakes: Gathers what is wrong.
+        parts: The table of a part by its key, as `{"measure": MEASURES}`; what has none is of `table`.
 
     Returns:
         The bound rule, or None where a mistake was added.
@@ -165,7 +172,12 @@ def bind_rule(
         mistakes.add(place, unknown("rule", rule.rule, table))
         return None
     function, before = table[rule.rule], len(mistakes.found)
-    wrapped = [_inner(table, rule, name, place, mistakes) for name in wraps(function)]
+    wrapped = [
+        _inner(parts.get(name, table), rule, name, place, mistakes)
+        if name in rule.settings or parameter.default is parameter.empty
+        else parameter.default
+        for name, parameter in wraps(function).items()
+    ]
     settings = {key: value for key, value in rule.settings.items() if key not in wraps(function)}
     bound = bind(function, settings, place, mistakes)
     if len(mistakes.found) > before:
@@ -180,17 +192,18 @@ def bind_rule(
     return made
 
 
-def wraps(function: Callable[..., Any]) -> list[str]:
-    """Return the names of the rules that a rule wraps: the positional-only parameters of a class.
+def wraps(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the rules that a rule wraps by name: the positional-only parameters of a class.
 
     Example:
         >>> from tonsor.compress import ErrorFeedback, TopK
-        >>> wraps(ErrorFeedback), wraps(TopK)
+        >>> list(wraps(ErrorFeedback)), list(wraps(TopK))
         (['compressor'], [])
     """
     if not inspect.isclass(function):
-        return []
-    return [p.name for p in signature(function).parameters.values() if p.kind is p.POSITIONAL_ONLY]
+        return {}
+    parameters = signature(function).parameters.values()
+    return {p.name: p for p in parameters if p.kind is p.POSITIONAL_ONLY}
 
 
 def _inner(
@@ -202,7 +215,8 @@ def _inner(
     if not isinstance(value, dict) or not isinstance(value.get("rule"), str):
         mistakes.add(place, f"key '{name}' must be a rule, as {{ rule = ... }}; got {value!r}")
         return None
-    return bind_rule(table, Rule(**value), f"{place}.{name}", mistakes)
+    bound = bind_rule(table, Rule(**value), f"{place}.{name}", mistakes)
+    return bound.func if isinstance(bound, partial) and not bound.keywords else bound
 
 
 def _typed(parameter: inspect.Parameter, value: Any, place: str, mistakes: Mistakes) -> Any:

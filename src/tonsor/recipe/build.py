@@ -12,14 +12,21 @@ from torch.optim import Optimizer
 from tonsor import clip, compress, constrain, export, prune
 from tonsor.recipe import trial
 from tonsor.recipe.binding import Mistakes, bind, bind_rule, missing, resolve
+from tonsor.recipe.bounded import measure
 from tonsor.recipe.losses import LOSSES, METRICS
 from tonsor.recipe.read import RecipeError
 from tonsor.recipe.schema import Named, PrunePass, Recipe, Rule, Training
 from tonsor.schedule import SCHEDULES
 from tonsor.spelling import unknown
-from tonsor.tensors import gradients, joint_norm
 
 COUPLED = "channel_groups"  # the pattern that is read off the model itself, by the shrink room
+
+# The tables of the parts that `clip = { rule = "Clip", measure = ..., threshold = ..., action = ... }` joins.
+PARTS: dict[str, Mapping[str, Callable[..., Any]]] = {
+    "measure": clip.MEASURES,
+    "threshold": clip.THRESHOLDS,
+    "action": clip.ACTIONS,
+}
 
 # Every kind of rule a recipe may name, with its table; what `tonsor list` shows.
 TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
@@ -29,7 +36,8 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
         if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
     },
     "schedule": SCHEDULES,
-    "clip": clip.RULES,
+    "clip": {**clip.RULES, "Clip": clip.Clip},
+    **PARTS,
     "constrain": constrain.RULES,
     "compress": {**compress.RULES, **compress.WRAPPERS},
     "importance": prune.IMPORTANCES,
@@ -80,7 +88,7 @@ def methods(training: Training, place: str, mistakes: Mistakes) -> Methods:
     def rule(kind: str, named: Rule | None, test: Callable[[Any], None] | None = None) -> Any:
         if named is None:
             return None
-        bound = bind_rule(TABLES[kind], named, f"{place}.{kind}", mistakes)
+        bound = bind_rule(TABLES[kind], named, f"{place}.{kind}", mistakes, PARTS)
         if bound is not None and test is not None:
             trial.attempt(partial(test, bound), f"{place}.{kind}", mistakes)
         return bound
@@ -94,17 +102,6 @@ def methods(training: Training, place: str, mistakes: Mistakes) -> Methods:
         constrain=rule("constrain", training.constrain, trial.constraint),
         compress=rule("compress", training.compress, trial.compressor),
     )
-
-
-def measure(parameters: Sequence[Tensor], /) -> Tensor:
-    """Return the joint gradient norm and clip nothing: what a recipe without `clip` uses.
-
-    Example:
-        >>> w = torch.zeros(2, requires_grad=True); w.grad = torch.tensor([3.0, 4.0])
-        >>> measure([w])
-        tensor(5.)
-    """
-    return joint_norm(gradients(parameters))
 
 
 def cut(section: PrunePass, place: str, mistakes: Mistakes) -> Cut:

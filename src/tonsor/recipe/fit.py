@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tonsor.compress import Comm, compress_ddp
 from tonsor.recipe.batches import Batches, mix, place, seed_all
-from tonsor.recipe.build import measure
+from tonsor.recipe.bounded import bounded
 from tonsor.recipe.checkpoints import Checkpoints
 from tonsor.recipe.context import Interrupted, Run
 from tonsor.recipe.evaluate import call, evaluate
@@ -97,7 +97,7 @@ class Fit:
             group["lr"] = base * rate
         inputs, targets = (place(batch, self._run.device) for batch in self._batches(self.step))
 
-        norms: list[float] = []
+        norms: list[tuple[float, float]] = []  # before and after, of each evaluation
 
         def closure() -> float:
             self._optimizer.zero_grad()
@@ -106,8 +106,9 @@ class Fit:
             # With several workers backward averages the gradients over them, and compresses them if asked.
             loss.backward()  # type: ignore[no-untyped-call]
             self._mask_gradients()
-            norms.append(methods.clip(self._trained).item())
-            self._check(norms[-1], lambda: first_bad_gradient(self.job.model), "gradient norm")
+            before, after = bounded(methods.clip, self._trained)
+            norms.append((before.item(), after.item()))
+            self._check(norms[-1][0], lambda: first_bad_gradient(self.job.model), "gradient norm")
             if self._is_skipped():
                 self._optimizer.zero_grad(set_to_none=True)  # an optimizer passes over what has no gradient
             return loss.item()
@@ -121,7 +122,7 @@ class Fit:
             methods.constrain(self._trained)
 
         self.step += 1
-        self._record(loss, norms[0])
+        self._record(loss, *norms[0])
 
     def _is_skipped(self) -> bool:
         """Return whether the clip rule asks for this step to be left out."""
@@ -143,15 +144,15 @@ class Fit:
         grads = {name: grad for name in masks if (grad := self._named[name].grad) is not None}
         apply_masks_(grads, {name: masks[name] for name in grads})
 
-    def _record(self, loss: float, norm: float) -> None:
+    def _record(self, loss: float, norm: float, after: float) -> None:
         """Add a row to the history and tell it."""
-        bounded = (self._bound() if self._is_skipped() else measure(self._trained)).item()
-        is_clipped = bounded < norm * (1 - 1e-6)
+        bound = self._bound().item() if self._is_skipped() else after
+        is_clipped = bound < norm * (1 - 1e-6)
         row = {
             "step": self.step,
             "loss": loss,
             "norm": norm,
-            "threshold": bounded if is_clipped else None,
+            "threshold": bound if is_clipped else None,
             "clipped": int(is_clipped),
             "lr": self._optimizer.param_groups[0]["lr"],
             "sparsity": sparsity(self._masks()) if self.job.pruner is None else self.job.pruner.sparsity,
