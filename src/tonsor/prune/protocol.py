@@ -95,7 +95,12 @@ class Collector(Protocol):
         ...
 
     def result(self) -> dict[str, Tensor]:
-        """Return the statistic by weight, each of a shape that broadcasts to the weight's."""
+        """Return the statistic by weight.
+
+        Each broadcasts to its weight, or is a stack of square matrices: the Gram over the weight's input
+        features `(groups, d, d)` with d as the columns of `weight.flatten(1)`, or blocks along the flattened
+        weight `(blocks, block, block)`. It is asked for after `close`, when no hook hangs any more.
+        """
         ...
 
     def close(self) -> None:
