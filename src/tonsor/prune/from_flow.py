@@ -14,14 +14,14 @@ class SynapticFlow:
     absolute value, biases and running means by zero, and the input by a single sample of ones. Of the
     batches only the form of the first is looked at; inputs that are whole numbers (tokens) are kept, as ones
     would say nothing. Defined for nets that pass positive values on: linear layers, convolutions, ReLU,
-    pooling, batch normalisation. A layer normalisation lets no even flow through.
+    pooling, batch normalisation; not for layer normalisation, which subtracts.
 
     Args:
         model: The model; a hook is hung on it.
         weights: Weights by name.
 
     Raises:
-        ValueError: In the end, if no flow arrives.
+        ValueError: In the end, if no flow arrives, or a larger weight lets less through.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False))
@@ -59,10 +59,11 @@ class SynapticFlow:
             output = torch.func.functional_call(self._model, state, args, named, tie_weights=True)
             flow = torch.stack([tensor.double().sum() for tensor in _floating(output)]).sum()
             found = torch.autograd.grad(flow, leaves, allow_unused=True, materialize_grads=True)
-        if not torch.stack([gradient.abs().sum() for gradient in found]).sum() > 0:
+        if not flow > 0 or any(gradient.lt(0).any() for gradient in found):
             raise ValueError(
-                "prune.collect: 'synaptic_flow' does not arrive: the net of absolute weights gives a constant"
-                " (a layer normalisation, or a layer of zeros); take another importance"
+                "prune.collect: 'synaptic_flow' is not defined for this model: fed with ones, the net of"
+                " absolute weights must give something, and no less where a weight is larger (a layer of"
+                " zeros lets nothing through, a layer normalisation subtracts); take another importance"
             )
         return dict(zip(self._weights, found, strict=True))
 
