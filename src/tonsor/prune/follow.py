@@ -103,4 +103,5 @@ def follow_output(following: Following, name: str, owner: Any, inputs: Any, outp
         >>> following.take(x)
         ['layer']
     """
-    following.start(name, output)
+    if isinstance(output, Tensor):  # not where a module of somebody's own gives more than that
+        following.start(name, output)

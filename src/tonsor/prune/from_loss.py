@@ -101,7 +101,8 @@ def fisher(model: nn.Module, weights: Mapping[str, Tensor], /) -> Gradient:
     r"""Gather the diagonal of the empirical Fisher: :math:`\frac{1}{N} \sum_n g_n^2` over single samples.
 
     `collect` runs the model on one sample at a time for it, so that the gradients are those of samples,
-    exactly, whatever the size of the batches and whether the loss takes a sum or a mean.
+    exactly, whatever the size of the batches and whether the loss takes a sum or a mean. A loss that compares
+    the samples of a batch with one another has no such gradients.
 
     Example:
         >>> w = torch.ones(1, requires_grad=True)

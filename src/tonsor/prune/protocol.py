@@ -16,6 +16,10 @@ class Importance(Protocol):
     say what must be collected (`name` is always there: the weight's own); keyword-only parameters tune
     it. The scores may depend on nothing else, so that every rank finds the same masks.
 
+    All importances are one family that looks at a layer from three sides: its weight and what the loss does
+    to it, what the layer is fed, and what it gives. Whichever side it is, every element gets a score; where
+    a side knows only channels, all elements of a channel get the same.
+
     Example:
         >>> import torch
         >>> def cautious(weight, gradient, /, *, power=1.0):  # asks for the mean gradient

@@ -9,9 +9,9 @@ from torch import Tensor
 def samples(batches: Iterable[tuple[Any, Any]], /) -> Iterator[tuple[Any, Any]]:
     """Yield every sample of the batches as a batch of one.
 
-    How many samples a batch holds is told by the first tensor of its inputs. Every tensor of that length, in
-    inputs and targets, at any depth of tuples, lists and mappings, is cut; everything else goes with each
-    sample as it is.
+    Samples lie along the first dimension; how many there are, the first tensor of the inputs tells. Every
+    tensor of that length, in inputs and targets, at any depth of tuples, lists and mappings, is cut;
+    everything else goes with each sample as it is.
 
     Args:
         batches: Pairs of inputs and targets.
