@@ -1,12 +1,16 @@
 """Follow the output of a module through normalisation and nonlinearity to what the next layer gets."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
-# Functions of one value an element, and normalisations, by name; in place with an underscore behind it.
+# Nonlinearities and normalisations, by name, and the arithmetic that nonlinearities are written out with;
+# in place they have an underscore behind the name, as operators two around it.
 # fmt: off
 PASSED = frozenset({
     "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "relu", "relu6", "gelu", "silu",
@@ -14,6 +18,11 @@ PASSED = frozenset({
     "rrelu", "elu", "selu", "celu", "softplus", "softsign", "softshrink", "hardshrink", "tanhshrink",
     "threshold", "clamp", "clamp_min", "clamp_max", "clip", "dropout", "dropout1d", "dropout2d",
     "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout",
+})
+ARITHMETIC = frozenset({
+    "add", "radd", "iadd", "sub", "rsub", "isub", "subtract", "mul", "rmul", "imul", "multiply", "div",
+    "rdiv", "truediv", "rtruediv", "itruediv", "divide", "true_divide", "pow", "rpow", "ipow", "neg",
+    "negative", "abs", "square", "sqrt", "rsqrt", "reciprocal", "exp", "expm1", "log1p", "erf",
 })
 WRITING = frozenset({
     "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__",
@@ -23,12 +32,28 @@ WRITING = frozenset({
 FLAGGING = frozenset({"requires_grad_", "retain_grad_"})
 
 
+@dataclass(eq=False)
+class Trace:
+    """Hold where one output has got to, and who is interested.
+
+    Example:
+        >>> import torch
+        >>> Trace(["layer"], torch.zeros(1)).names
+        ['layer']
+    """
+
+    names: list[str]
+    latest: Tensor
+
+
 class Following(TorchFunctionMode):
     """Know where the outputs of modules have got to, while torch functions pass them on.
 
-    An output is followed through the functions of `PASSED`, as modules, functions, methods, and in place. Any
-    other function leaves it where it is; before one that writes into it (`+=`), it is handed out, because
-    afterwards it is no longer the layer's alone.
+    An output goes on through the functions of `PASSED`, as modules, functions, methods, and in place. It also
+    goes on to where arithmetic joins two values that come from it alone, as in `x * torch.sigmoid(x)`; plain
+    arithmetic in between (`1 - gate`) is remembered but moves nothing. Any other function leaves the output
+    where it is; before one that writes into it (`+=`), it is handed out, because afterwards it is no longer
+    the layer's alone.
 
     Args:
         arrived: Called with a name and the tensor its output has become.
@@ -40,7 +65,7 @@ class Following(TorchFunctionMode):
         >>> with following:
         ...     x = torch.tensor([-1.0, 2.0])
         ...     following.start("layer", x)
-        ...     y = torch.relu(x) + 1
+        ...     y = torch.relu(x) + torch.ones(2)
         >>> following.finish()
         >>> said
         [('layer', [0.0, 2.0])]
@@ -48,43 +73,59 @@ class Following(TorchFunctionMode):
 
     def __init__(self, arrived: Callable[[str, Tensor], None], /) -> None:
         self._arrived = arrived
-        self._live: dict[int, tuple[Tensor, list[str]]] = {}  # by id, which the held tensor keeps its own
+        self._live: list[Trace] = []
+        self._traces: Any = WeakTensorKeyDictionary()  # of every tensor that comes from one output alone
 
     def start(self, name: str, output: Tensor, /) -> None:
         """Follow an output under a name, from here on."""
-        self._live.setdefault(id(output), (output, []))[1].append(name)
+        trace = self._traces.get(output)
+        if trace is not None and trace in self._live:
+            trace.names.append(name)
+            return
+        self._live.append(Trace([name], output))
+        self._traces[output] = self._live[-1]
 
     def take(self, tensor: Any, /) -> list[str]:
-        """Return the names whose output has become this tensor, and follow it no further."""
-        entry = self._live.pop(id(tensor), None)
-        return entry[1] if entry else []
+        """Return the names whose output this tensor comes from, and follow it no further."""
+        trace = self._traces.get(tensor)
+        if trace is None or trace not in self._live:
+            return []
+        self._live.remove(trace)
+        return list(trace.names)
 
     def finish(self) -> None:
         """Hand out all that is followed, and let it go."""
-        while self._live:
-            self._hand_out(next(iter(self._live)))
+        for trace in list(self._live):
+            self._hand_out(trace)
+        self._traces.clear()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call the function, and follow what it was given to what it returns."""
         named = kwargs or {}
-        first = id(args[0] if args else named.get("input"))
+        with torch._C.DisableTorchFunction():  # others that follow shall not see what is done here
+            given = [value for value in (*args, *named.values()) if isinstance(value, Tensor) and value.ndim]
+            trace = self._traces.get(given[0]) if given else None
+        if trace is None:
+            return func(*args, **named)
         title = getattr(func, "__name__", "").split(".")[0]
-        is_passed = title.removesuffix("_") in PASSED
-        if first in self._live and not is_passed and _writes(title):
-            self._hand_out(first)
+        is_passed = title.strip("_") in PASSED
+        is_own = title.strip("_") in ARITHMETIC and all(self._traces.get(value) is trace for value in given)
+        if _writes(title) and not is_passed and not (is_own and len(given) > 1):
+            self._hand_out(trace)
         result = func(*args, **named)
-        if first in self._live and is_passed and isinstance(result, Tensor):
-            _, names = self._live.pop(first)
-            self._live.setdefault(id(result), (result, []))[1].extend(names)
+        if (is_passed or is_own) and isinstance(result, Tensor):
+            self._traces[result] = trace
+            if is_passed or len(given) > 1:
+                trace.latest = result
         return result
 
-    def _hand_out(self, key: int) -> None:
-        """Let go of a tensor and say where its names have arrived."""
-        tensor, names = self._live.pop(key)
-        for name in names:
-            self._arrived(name, tensor.detach())
+    def _hand_out(self, trace: Trace) -> None:
+        """Let go of an output and say where it has arrived."""
+        with torch._C.DisableTorchFunction():
+            for name in self.take(trace.latest):
+                self._arrived(name, trace.latest.detach())
 
 
 def _writes(title: str) -> bool:

@@ -18,10 +18,10 @@ MAPS = (nn.Conv2d, nn.ConvTranspose2d)  # modules whose output channels are matr
 class Activation:
     r"""Gather moments of each output channel over all samples and positions.
 
-    Judged is what the next layer is fed: the output is followed through normalisations and elementwise
-    functions (`follow.PASSED`), also functional and in place, and judged after the last of them. A
-    nonlinearity written out by hand (`x * torch.sigmoid(x)`) is not seen. The outputs of one batch are held
-    until its end; of all batches only the sums. A module that is called more than once adds up.
+    Judged is what the next layer is fed: the output is followed through normalisations and nonlinearities
+    (`follow.Following` says which), also functional, in place and written out, and judged after the last of
+    them. The outputs of one batch are held until its end; of all batches only the sums. A module that is
+    called more than once adds up.
 
     Args:
         model: The model; a forward hook is hung on each module that owns one of the weights, and torch
