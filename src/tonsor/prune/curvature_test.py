@@ -1,5 +1,6 @@
 """Importances of curvature: against the brute-force loss on a quadratic, and the papers' own recursions."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -199,6 +200,17 @@ def test_grasp_goes_through_attention_and_leaves_its_fused_form_switched_on():
     found = collect(model, [batch], names=needs(grasp), loss=lambda out, _: out.square().mean())
     assert found["inner.weight"]["hessian_gradient"].abs().sum() > 0
     assert (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()) == flags
+
+
+def test_a_tied_weight_is_one_variable_under_all_its_names():
+    first = nn.Linear(3, 3, bias=False).double()
+    model = nn.Sequential(first, nn.Tanh(), nn.Linear(3, 3, bias=False))
+    model[2].weight = first.weight
+    batch = torch.randn(5, 3).double(), torch.randn(5, 3).double()
+    gather = partial(collect, model, [batch], names=needs(grasp), loss=nn.functional.mse_loss)
+    once, twice = gather(weights=["0.weight"]), gather(weights=["0.weight", "2.weight"])
+    for found in twice.values():
+        torch.testing.assert_close(found, once["0.weight"])
 
 
 def test_a_loss_that_is_linear_in_the_weights_has_no_curvature():

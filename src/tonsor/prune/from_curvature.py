@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tonsor.prune.from_loss import gradients_of, wide
+from tonsor.tensors import distinct
 
 HELD = 32  # gradients of samples that wait for one matrix product; more is faster and takes more memory
 ENTRIES = 1 << 24  # of the matrices inverted at a time, so that float64 copies stay small
@@ -41,17 +42,18 @@ class HessianGradient:
 
     def __init__(self, model: nn.Module, weights: Mapping[str, Tensor], /) -> None:
         self._weights = dict(weights)
+        self._distinct = distinct(weights.values())  # a tied weight is one variable, whatever it is called
         self._gradients: list[tuple[Tensor, ...]] = []  # one entry a batch, each with its graph
         self._plain = ExitStack()
         self._plain.enter_context(sdpa_kernel(SDPBackend.MATH))
 
     def add(self, loss: Tensor | None, /) -> None:
         """Hold the gradient of one batch's loss, with its graph."""
-        self._gradients.append(gradients_of(loss, list(self._weights.values()), create_graph=True))
+        self._gradients.append(gradients_of(loss, self._distinct, create_graph=True))
 
     def result(self) -> dict[str, Tensor]:
         """Return the product by weight, shaped like the weight; half precision gives float32."""
-        batches, weights = len(self._gradients), list(self._weights.values())
+        batches = len(self._gradients)
         of_weights = zip(*self._gradients, strict=True)
         means = [torch.stack([g.detach() for g in each]).mean(0, dtype=wide(each[0])) for each in of_weights]
         sums = [torch.zeros_like(mean) for mean in means]
@@ -61,10 +63,13 @@ class HessianGradient:
                 pairs = zip(gradients, means, strict=True)
                 product = torch.stack([(g * mean).sum() for g, mean in pairs]).sum()
             if product.requires_grad:  # not where the loss is linear in the weights
-                found = torch.autograd.grad(product, weights, allow_unused=True, materialize_grads=True)
+                found = torch.autograd.grad(
+                    product, self._distinct, allow_unused=True, materialize_grads=True
+                )
                 for total, term in zip(sums, found, strict=True):
                     total.add_(term, alpha=1 / batches)
-        return dict(zip(self._weights, sums, strict=True))
+        products = {id(weight): total for weight, total in zip(self._distinct, sums, strict=True)}
+        return {name: products[id(weight)] for name, weight in self._weights.items()}
 
     def close(self) -> None:
         """Give attention its fused form back."""

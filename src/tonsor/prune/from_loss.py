@@ -73,6 +73,10 @@ def squared_gradient(model: nn.Module, weights: Mapping[str, Tensor], /) -> Grad
     A batch counts as one: its gradient is squared after the loss has averaged over its samples. So the size
     of the batches matters, and the smaller they are the less their samples cancel.
 
+    Args:
+        model: The model; nothing is hung on it.
+        weights: Weights by name.
+
     Example:
         >>> w = torch.ones(1, requires_grad=True)
         >>> gathered = squared_gradient(nn.Module(), {"w": w})
@@ -86,6 +90,10 @@ def squared_gradient(model: nn.Module, weights: Mapping[str, Tensor], /) -> Grad
 
 def weight_gradient(model: nn.Module, weights: Mapping[str, Tensor], /) -> Gradient:
     r"""Gather the mean over the batches of weight times gradient: :math:`\frac{1}{B} \sum_b w\,g_b`.
+
+    Args:
+        model: The model; nothing is hung on it.
+        weights: Weights by name.
 
     Example:
         >>> w = torch.full((1,), 3.0, requires_grad=True)
@@ -103,6 +111,10 @@ def fisher(model: nn.Module, weights: Mapping[str, Tensor], /) -> Gradient:
     `collect` runs the model on one sample at a time for it, so that the gradients are those of samples,
     exactly, whatever the size of the batches and whether the loss takes a sum or a mean. A loss that compares
     the samples of a batch with one another has no such gradients.
+
+    Args:
+        model: The model; nothing is hung on it.
+        weights: Weights by name.
 
     Example:
         >>> w = torch.ones(1, requires_grad=True)

@@ -102,6 +102,10 @@ class Activation:
 def activation_mean(model: nn.Module, weights: Mapping[str, Tensor], /) -> Activation:
     r"""Gather the mean size of each output channel's activation: :math:`\overline{|a|}`.
 
+    Args:
+        model: The model; a hook is hung on each module that owns one of the weights.
+        weights: Weights by name.
+
     Example:
         >>> from tonsor.prune import collect
         >>> model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU())
@@ -116,6 +120,10 @@ def activation_mean(model: nn.Module, weights: Mapping[str, Tensor], /) -> Activ
 
 def activation_zeros(model: nn.Module, weights: Mapping[str, Tensor], /) -> Activation:
     r"""Gather the share of zeros in each output channel's activation: :math:`\overline{[a = 0]}`.
+
+    Args:
+        model: The model; a hook is hung on each module that owns one of the weights.
+        weights: Weights by name.
 
     Example:
         >>> from tonsor.prune import collect
@@ -134,6 +142,10 @@ def activation_variance(model: nn.Module, weights: Mapping[str, Tensor], /) -> A
 
     Both moments are summed in float64.
 
+    Args:
+        model: The model; a hook is hung on each module that owns one of the weights.
+        weights: Weights by name.
+
     Example:
         >>> from tonsor.prune import collect
         >>> model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU())
@@ -150,6 +162,10 @@ def activation_rank(model: nn.Module, weights: Mapping[str, Tensor], /) -> Activ
     r"""Gather the mean rank of each output channel's map: :math:`\overline{\mathrm{rank}(A)}`.
 
     The mean goes over samples. Only two-dimensional convolutions have maps that are matrices.
+
+    Args:
+        model: The model; a hook is hung on each module that owns one of the weights.
+        weights: Weights by name.
 
     Example:
         >>> from tonsor.prune import collect

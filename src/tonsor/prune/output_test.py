@@ -142,11 +142,11 @@ def test_a_transposed_convolution_has_its_outputs_second(groups, places):
         np.testing.assert_allclose(found.expand_as(weight)[place].numpy(), values[out], rtol=1e-5)
 
 
-@pytest.mark.parametrize("places", [1, 2, 3])
+@pytest.mark.parametrize("places", [0, 1, 2, 3])
 def test_an_input_without_a_batch_has_the_same_channels(places):
     torch.manual_seed(0)
-    model = nn.Sequential(getattr(nn, f"Conv{places}d")(2, 3, 2), nn.ReLU())
-    x = torch.randn(1, 2, *[4] * places)
+    layer = getattr(nn, f"Conv{places}d")(2, 3, 2) if places else nn.Linear(2, 3)
+    model, x = nn.Sequential(layer, nn.ReLU()), torch.randn(1, 2, *[4] * places)
     gathered = [collect(model, [(data, None)], names=["activation_mean"]) for data in (x, x[0])]
     torch.testing.assert_close(*gathered)
 

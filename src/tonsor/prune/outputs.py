@@ -52,6 +52,10 @@ def owners(
 def channel_dim(owner: Any, output: Tensor, /) -> int:
     """Return the dimension of an output that its channels lie along.
 
+    Args:
+        owner: A module of `KINDS`.
+        output: What it gave.
+
     Example:
         >>> import torch
         >>> channel_dim(nn.Conv1d(1, 2, 3), torch.zeros(5, 2, 7))     # samples, channels, positions
@@ -62,18 +66,28 @@ def channel_dim(owner: Any, output: Tensor, /) -> int:
 
 
 def by_channel(owner: Any, output: Tensor, /) -> Tensor:
-    """Return an output with its channels first and its positions flat: `(channels, positions)`.
+    """Return an output with its channels first and its positions flat.
+
+    Args:
+        owner: A module of `KINDS`.
+        output: What it gave, of its own shape or passed on in that shape.
+
+    Returns:
+        Shape `(channels, positions)`, samples and places together.
 
     Example:
         >>> import torch
         >>> by_channel(nn.Linear(1, 3), torch.zeros(2, 5, 3)).shape   # samples, tokens, features
         torch.Size([3, 10])
     """
-    return output.movedim(channel_dim(owner, output), 0).flatten(1)
+    return output.movedim(channel_dim(owner, output), 0).reshape(channels(owner), -1)
 
 
 def channels(owner: Any, /) -> int:
     """Return how many output channels a module has.
+
+    Args:
+        owner: A module of `KINDS`.
 
     Example:
         >>> channels(nn.Linear(2, 3)), channels(nn.ConvTranspose2d(2, 4, 3, groups=2))
@@ -85,6 +99,13 @@ def channels(owner: Any, /) -> int:
 
 def along_outputs(owner: Any, values: Tensor, /) -> Tensor:
     """Return one value a channel in the shape that broadcasts to the weight, group by group.
+
+    Args:
+        owner: A module of `KINDS`.
+        values: Shape `(channels,)`.
+
+    Returns:
+        The values, of as many dimensions as the weight.
 
     Example:
         >>> import torch
@@ -102,6 +123,14 @@ def along_outputs(owner: Any, values: Tensor, /) -> Tensor:
 
 def not_seen(statistic: str, missing: Mapping[str, Any], reason: str, /) -> None:
     """Refuse to answer for weights of which nothing was seen.
+
+    Args:
+        statistic: What was asked for.
+        missing: Modules by the name of their weight.
+        reason: Why there is nothing.
+
+    Raises:
+        ValueError: If there is any such weight.
 
     Example:
         >>> not_seen("activation_mean", {}, "")
