@@ -1,15 +1,16 @@
 """Importances of curvature: against the brute-force loss on a quadratic, and the papers' own recursions."""
 
-from functools import partial
 from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from tonsor.prune import collect, find_masks, grasp, needs, obd, obs, obs_update_
-from tonsor.prune.from_curvature import HessianGradient
+from tonsor.prune import by_inverse, collect, find_masks, from_curvature, needs, obd, obs, obs_update_
 
 
 def quadratic(seed=0, size=6):
@@ -53,6 +54,30 @@ def test_the_update_goes_to_the_lowest_point_that_the_masks_leave(gone):
     assert (weights["w"][~masks["w"]] == 0).all()
 
 
+@given(
+    size=st.integers(1, 12),
+    block=st.integers(1, 5),
+    seed=st.integers(0, 99),
+    entries=st.sampled_from([1, 60]),
+)
+@settings(max_examples=50, deadline=None)
+def test_every_block_goes_to_its_own_lowest_point_a_few_at_a_time(size, block, seed, entries):
+    blocks = -(-size // block)
+    parts = [quadratic(seed + place, block) for place in range(blocks)]
+    weight = np.concatenate([part[1] for part in parts])[:size]
+    gone = np.random.default_rng(seed).random(size) < 0.5
+    weights, masks = {"w": torch.tensor(weight)}, {"w": torch.tensor(~gone)}
+    inverse = torch.tensor(np.stack([np.linalg.inv(part[0]) for part in parts]))
+    with patch.object(by_inverse, "ENTRIES", entries):
+        obs_update_(weights, masks, {"w": {"inverse_fisher": inverse}})
+    for place, (curvature, _) in enumerate(parts):
+        own = slice(place * block, min(size, (place + 1) * block))
+        width = own.stop - own.start  # what fills the last block up is zero and free to move
+        filled = np.pad(weight[own], (0, block - width))
+        oracle = cheapest(curvature, filled, np.flatnonzero(gone[own]))[0][:width]
+        np.testing.assert_allclose(weights["w"][own], oracle, rtol=1e-6, atol=1e-9)
+
+
 def test_the_update_of_one_weight_is_the_step_of_the_paper():
     curvature, weight = quadratic()
     inverse = np.linalg.inv(curvature)
@@ -84,10 +109,11 @@ def woodbury(gradients, damping):
 
 
 @pytest.mark.parametrize("block", [1, 4, 10, 64])
-def test_the_inverse_fisher_is_that_of_the_papers_recursion(block):
+def test_the_inverse_fisher_is_that_of_the_papers_recursion(block, monkeypatch):
+    monkeypatch.setattr(from_curvature, "ENTRIES", 20)  # so that blocks are inverted a few at a time
     model, batches, gradients = regression()
-    settings = {"inverse_fisher": {"damping": 0.1, "block": block}}
-    found = collect(model, batches, names=["inverse_fisher"], loss=nn.functional.mse_loss, settings=settings)[
+    tuning = {"inverse_fisher": {"damping": 0.1, "block": block}}
+    found = collect(model, batches, names=["inverse_fisher"], loss=nn.functional.mse_loss, settings=tuning)[
         "weight"
     ]["inverse_fisher"]
     size = min(block, 10)
@@ -125,97 +151,14 @@ def test_mistakes_of_the_update_change_nothing():
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("tuning", "says"),
     [
         ({"inverse_fisher": {"damping": 0.0}}, "damping above 0 .* got damping=0.0"),
         ({"inverse_fisher": {"blocks": 3}}, "unknown key 'blocks'; did you mean 'block'"),
         ({"invers_fisher": {}}, "in settings: unknown statistic 'invers_fisher'; did you mean"),
     ],
 )
-def test_a_wrong_setting_is_told(settings, says):
+def test_a_wrong_setting_is_told(tuning, says):
     model, batches, _ = regression()
     with pytest.raises(ValueError, match=says):
-        collect(model, batches, names=["inverse_fisher"], loss=nn.functional.mse_loss, settings=settings)
-
-
-def bent():
-    """Return a small net whose loss is no quadratic, its batches, and the mean loss of flat weights."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
-    batches = [(torch.randn(n, 3).double(), torch.randint(2, (n,))) for n in (5, 5)]
-    weights = {name: p for name, p in model.named_parameters() if p.ndim > 1}
-
-    def loss(flat):
-        parts = flat.split([weight.numel() for weight in weights.values()])
-        new = {name: part.view_as(weights[name]) for name, part in zip(weights, parts, strict=True)}
-        outputs = [torch.func.functional_call(model, new, x) for x, _ in batches]
-        pairs = zip(outputs, batches, strict=True)
-        return torch.stack([nn.functional.cross_entropy(out, y) for out, (_, y) in pairs]).mean()
-
-    return model, batches, weights, loss
-
-
-def scores_of_grasp(model, batches):
-    found = collect(model, batches, names=needs(grasp), loss=nn.functional.cross_entropy)
-    scores = [grasp(model.get_parameter(name), stats["hessian_gradient"]) for name, stats in found.items()]
-    return torch.cat([score.flatten() for score in scores])
-
-
-def test_grasp_is_the_weight_times_hessian_times_gradient_over_all_batches():
-    model, batches, weights, loss = bent()
-    flat = torch.cat([weight.detach().flatten() for weight in weights.values()])
-    slope = torch.autograd.functional.jacobian(loss, flat)
-    curvature = torch.autograd.functional.hessian(loss, flat)
-    torch.testing.assert_close(scores_of_grasp(model, batches), flat * (curvature @ slope))
-
-
-def test_what_grasp_scores_low_strengthens_the_gradient_when_it_shrinks():
-    """The squared norm of the gradient falls by twice the score, to first order, where a weight goes."""
-    model, batches, weights, loss = bent()
-    flat = torch.cat([weight.detach().flatten() for weight in weights.values()])
-    strength = [
-        torch.autograd.functional.jacobian(loss, flat - 1e-6 * flat * (torch.arange(len(flat)) == j))
-        .square()
-        .sum()
-        - torch.autograd.functional.jacobian(loss, flat).square().sum()
-        for j in range(len(flat))
-    ]
-    slope = torch.stack(strength) / 1e-6
-    torch.testing.assert_close(scores_of_grasp(model, batches), -slope / 2, rtol=1e-3, atol=1e-7)
-
-
-def test_grasp_goes_through_attention_and_leaves_its_fused_form_switched_on():
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = nn.Linear(4, 12)
-
-        def forward(self, x):
-            q, k, v = self.inner(x).unflatten(-1, (3, 2, 2)).permute(2, 0, 3, 1, 4)
-            return nn.functional.scaled_dot_product_attention(q, k, v)
-
-    flags = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()
-    batch = torch.randn(2, 5, 4), None
-    model = Attention()
-    found = collect(model, [batch], names=needs(grasp), loss=lambda out, _: out.square().mean())
-    assert found["inner.weight"]["hessian_gradient"].abs().sum() > 0
-    assert (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()) == flags
-
-
-def test_a_tied_weight_is_one_variable_under_all_its_names():
-    first = nn.Linear(3, 3, bias=False).double()
-    model = nn.Sequential(first, nn.Tanh(), nn.Linear(3, 3, bias=False))
-    model[2].weight = first.weight
-    batch = torch.randn(5, 3).double(), torch.randn(5, 3).double()
-    gather = partial(collect, model, [batch], names=needs(grasp), loss=nn.functional.mse_loss)
-    once, twice = gather(weights=["0.weight"]), gather(weights=["0.weight", "2.weight"])
-    for found in twice.values():
-        torch.testing.assert_close(found, once["0.weight"])
-
-
-def test_a_loss_that_is_linear_in_the_weights_has_no_curvature():
-    weight = torch.ones(2, requires_grad=True)
-    gathered = HessianGradient(nn.Module(), {"w": weight})
-    gathered.add(weight.sum())
-    gathered.close()
-    assert gathered.result()["w"].tolist() == [0.0, 0.0]
+        collect(model, batches, names=["inverse_fisher"], loss=nn.functional.mse_loss, settings=tuning)
