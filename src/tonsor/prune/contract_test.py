@@ -20,6 +20,7 @@ statistics = pytest.mark.parametrize("statistic", STATISTICS)
 SHAPES = [(6, 4), (5, 4, 3, 3), (3, 4, 2), (1, 4)]
 SIGNED = {"gradient", "weight_gradient", "hessian_gradient"}
 MATRICES = {"input_gram", "inverse_fisher"}  # a stack of square matrices, no values for each weight
+OTHERWISE = {"input_mean": 2, **dict.fromkeys(MATRICES, 3)}  # dimensions of what does not broadcast
 OF_MAPS = {"activation_rank"}  # only of convolutions
 # How many units a scope lets compete, of a tensor of shape (6, 4); n_of_m: the runs of four.
 BLOCKS = {"local": 24, "per_output": 4, "across": 24, "n_of_m": 4}
@@ -216,9 +217,9 @@ def test_a_statistic_broadcasts_to_its_weight_and_leaves_no_hook(statistic):
     found = gather(names=[statistic])
     for name in weights:
         value, weight = found[name][statistic], model.get_parameter(name)
-        if statistic in MATRICES:
-            assert value.ndim == 3
-            assert value.shape[1] == value.shape[2]
+        if statistic in OTHERWISE:
+            assert value.ndim == OTHERWISE[statistic]
+            assert len(set(value.shape[1:])) == 1
         else:
             assert torch.broadcast_shapes(value.shape, weight.shape) == weight.shape
         assert value.isfinite().all()
