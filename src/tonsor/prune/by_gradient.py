@@ -57,7 +57,8 @@ def taylor(weight: Tensor, gradient: Tensor, /) -> Tensor:
 def taylor_squared(weight: Tensor, squared_gradient: Tensor, /) -> Tensor:
     r"""Score by the squared first-order change in loss over batches: :math:`s = \overline{(w\,g_b)^2}`.
 
-    Small batches tell more: with one sample a batch it is twice `obd`.
+    Small batches tell more: with one sample a batch it is twice `obd`. Summed over a channel it is the
+    paper's form that adds up single weights, not that of a gate, in which they may cancel.
 
     Args:
         weight: Shape `(out, in, ...)`.

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-# Nonlinearities and normalisations, by name, and the arithmetic that nonlinearities are written out with;
-# in place they have an underscore behind the name, as operators two around it.
+# Nonlinearities and normalisations, by name; the arithmetic that nonlinearities are written out with; what
+# may stand between a layer and its nonlinearity without mixing channels. In place a name has an underscore
+# behind it, as an operator two around it.
 # fmt: off
 PASSED = frozenset({
     "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "relu", "relu6", "gelu", "silu",
@@ -24,6 +25,13 @@ ARITHMETIC = frozenset({
     "rdiv", "truediv", "rtruediv", "itruediv", "divide", "true_divide", "pow", "rpow", "ipow", "neg",
     "negative", "abs", "square", "sqrt", "rsqrt", "reciprocal", "exp", "expm1", "log1p", "erf",
 })
+BETWEEN = frozenset({
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "lp_pool1d",
+    "lp_pool2d", "lp_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "interpolate", "upsample",
+    "contiguous", "clone", "to", "float", "double", "half", "bfloat16",
+})
+SEEN_THROUGH = ARITHMETIC | BETWEEN
 WRITING = frozenset({
     "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__",
     "__setitem__",
@@ -50,10 +58,10 @@ class Following(TorchFunctionMode):
     """Know where the outputs of modules have got to, while torch functions pass them on.
 
     An output goes on through the functions of `PASSED`, as modules, functions, methods, and in place. It also
-    goes on to where arithmetic joins two values that come from it alone, as in `x * torch.sigmoid(x)`; plain
-    arithmetic in between (`1 - gate`) is remembered but moves nothing. Any other function leaves the output
-    where it is; before one that writes into it (`+=`), it is handed out, because afterwards it is no longer
-    the layer's alone.
+    goes on to where arithmetic joins two values that come from it alone, as in `x * torch.sigmoid(x)`. Plain
+    arithmetic (`1 - gate`), pooling and changes of type are seen through, but move nothing by themselves.
+    Any other function leaves the output where it is; before one that writes into it (`+=`), it is handed
+    out, because afterwards it is no longer the layer's alone.
 
     Args:
         arrived: Called with a name and the tensor its output has become.
@@ -111,7 +119,7 @@ class Following(TorchFunctionMode):
             return func(*args, **named)
         title = getattr(func, "__name__", "").split(".")[0]
         is_passed = title.strip("_") in PASSED
-        is_own = title.strip("_") in ARITHMETIC and all(self._traces.get(value) is trace for value in given)
+        is_own = title.strip("_") in SEEN_THROUGH and all(self._traces.get(value) is trace for value in given)
         if _writes(title) and not is_passed and not (is_own and len(given) > 1):
             self._hand_out(trace)
         result = func(*args, **named)

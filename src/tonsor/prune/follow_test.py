@@ -43,6 +43,26 @@ def test_a_nonlinearity_is_seen_however_it_is_written_and_what_is_done_with_it_i
     torch.testing.assert_close(sizes(model, x)["layer.weight"]["activation_mean"], expected)
 
 
+@pytest.mark.parametrize(
+    "pool", [nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(3), nn.AvgPool2d(2), nn.Upsample(scale_factor=2)]
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_pool_may_stand_before_the_nonlinearity_and_counts_only_there(pool, is_first):
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(2, 3, 3), torch.randn(4, 2, 8, 8)
+    model = nn.Sequential(conv, pool, nn.ReLU()) if is_first else nn.Sequential(conv, nn.ReLU(), pool)
+    judged = torch.relu(pool(conv(x)) if is_first else conv(x)).detach()
+    found = sizes(model, x)["0.weight"]["activation_mean"].flatten()
+    torch.testing.assert_close(found, judged.mean((0, 2, 3)))
+
+
+def test_a_change_of_type_is_seen_through():
+    torch.manual_seed(0)
+    model, x = Written(lambda x: torch.relu(x.double()).to(x.dtype)), torch.randn(5, 3)
+    expected = torch.relu(model.layer(x)).detach().mean(0).unsqueeze(1)
+    torch.testing.assert_close(sizes(model, x)["layer.weight"]["activation_mean"], expected)
+
+
 class Sum(nn.Module):
     """Join two calls of one layer, and a second layer, by arithmetic."""
 
