@@ -4,8 +4,25 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from tonsor.prune.by_curvature import grasp as grasp
+from tonsor.prune.by_curvature import obd as obd
+from tonsor.prune.by_flow import synflow as synflow
+from tonsor.prune.by_gradient import gradient as gradient
+from tonsor.prune.by_gradient import snip as snip
 from tonsor.prune.by_gradient import taylor as taylor
+from tonsor.prune.by_gradient import taylor_squared as taylor_squared
+from tonsor.prune.by_input import input_channel as input_channel
+from tonsor.prune.by_input import thinet as thinet
 from tonsor.prune.by_input import wanda as wanda
+from tonsor.prune.by_inverse import obs as obs
+from tonsor.prune.by_inverse import obs_update_ as obs_update_
+from tonsor.prune.by_movement import Movement as Movement
+from tonsor.prune.by_movement import movement as movement
+from tonsor.prune.by_output import apoz as apoz
+from tonsor.prune.by_output import hrank as hrank
+from tonsor.prune.by_output import mean_activation as mean_activation
+from tonsor.prune.by_output import output_variance as output_variance
+from tonsor.prune.by_output import slimming as slimming
 from tonsor.prune.by_weight import magnitude as magnitude
 from tonsor.prune.by_weight import random as random
 from tonsor.prune.find import find_masks as find_masks
@@ -18,6 +35,7 @@ from tonsor.prune.protocol import Pattern as Pattern
 from tonsor.prune.protocol import Scope as Scope
 from tonsor.prune.protocol import Stats as Stats
 from tonsor.prune.pruner import Pruner as Pruner
+from tonsor.prune.rounds import find_in_rounds as find_in_rounds
 from tonsor.prune.scopes import across as across
 from tonsor.prune.scopes import local as local
 from tonsor.prune.scopes import n_of_m as n_of_m
@@ -30,8 +48,23 @@ from tonsor.tensors import apply_masks_ as apply_masks_
 IMPORTANCES: dict[str, Callable[..., Tensor]] = {
     "magnitude": magnitude,
     "random": random,
+    "gradient": gradient,
     "taylor": taylor,
+    "taylor_squared": taylor_squared,
+    "movement": movement,
+    "snip": snip,
+    "grasp": grasp,
+    "synflow": synflow,
+    "obd": obd,
+    "obs": obs,
     "wanda": wanda,
+    "input_channel": input_channel,
+    "thinet": thinet,
+    "mean_activation": mean_activation,
+    "apoz": apoz,
+    "output_variance": output_variance,
+    "hrank": hrank,
+    "slimming": slimming,
 }
 PATTERNS: dict[str, Callable[..., Pattern]] = {
     "element": Element,

@@ -18,6 +18,10 @@ patterns = pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
 scopes = pytest.mark.parametrize("scope", SCOPES.values(), ids=SCOPES)
 statistics = pytest.mark.parametrize("statistic", STATISTICS)
 SHAPES = [(6, 4), (5, 4, 3, 3), (3, 4, 2), (1, 4)]
+SIGNED = {"gradient", "weight_gradient", "hessian_gradient"}
+MATRICES = {"input_gram", "inverse_fisher"}  # a stack of square matrices, no values for each weight
+OTHERWISE = {"input_mean": 2, **dict.fromkeys(MATRICES, 3)}  # dimensions of what does not broadcast
+OF_MAPS = {"activation_rank"}  # only of convolutions
 # How many units a scope lets compete, of a tensor of shape (6, 4); n_of_m: the runs of four.
 BLOCKS = {"local": 24, "per_output": 4, "across": 24, "n_of_m": 4}
 
@@ -25,11 +29,21 @@ BLOCKS = {"local": 24, "per_output": 4, "across": 24, "n_of_m": 4}
 def example(statistic, weight, generator):
     """Return a sound value of a statistic for a weight; a new statistic needs a line here."""
     of_inputs = [size if dim == 1 else 1 for dim, size in enumerate(weight.shape)]
-    drawn = {
-        NAME: "w",
-        "gradient": torch.randn(weight.shape, generator=generator),
-        "input_norm": torch.rand(of_inputs, generator=generator),
-    }[statistic]
+    of_outputs = [size if dim == 0 else 1 for dim, size in enumerate(weight.shape)]
+    shape = {
+        **dict.fromkeys(["input_norm"], of_inputs),
+        **dict.fromkeys([s for s in STATISTICS if s.startswith("activation")], of_outputs),
+        "norm_scale": of_outputs,
+        "input_gram": (1, weight[0].numel(), weight[0].numel()),
+        "inverse_fisher": (-(-weight.numel() // 5), 5, 5),
+    }.get(statistic, weight.shape)
+    if statistic in SIGNED:
+        drawn = torch.randn(shape, generator=generator)
+    elif statistic in MATRICES:
+        rows = torch.randn(shape, generator=generator)
+        drawn = rows @ rows.mT + torch.eye(shape[-1])
+    else:
+        drawn = "w" if statistic == NAME else torch.rand(shape, generator=generator)
     return drawn if isinstance(drawn, str) else drawn.to(weight.device)
 
 
@@ -49,7 +63,7 @@ def test_an_importance_asks_only_for_known_statistics_and_has_defaults_for_the_r
     asked = [p for p in rest if p.name in arguments(importance)]
     assert [first.name, *(p.name for p in asked)] == ["weight", *arguments(importance)]
     assert all(p.kind is inspect.Parameter.POSITIONAL_ONLY for p in (first, *asked))
-    assert {p.name for p in asked} <= {NAME, *STATISTICS}
+    assert {p.name for p in asked} <= {NAME, *STATISTICS, *MATRICES}
     tuned = [p for p in rest if p not in asked]
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in tuned)
     assert all(p.default is not inspect.Parameter.empty for p in tuned)
@@ -194,14 +208,20 @@ def test_a_scope_never_waits_for_the_device(scope, sparsity):
 
 @statistics
 def test_a_statistic_broadcasts_to_its_weight_and_leaves_no_hook(statistic):
-    model = torch.nn.Sequential(
-        torch.nn.Conv2d(4, 6, 3, groups=2), torch.nn.Flatten(), torch.nn.Linear(24, 2)
-    )
+    nn = torch.nn
+    conv = nn.Conv2d(4, 6, 3, groups=2), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Flatten()
+    model = nn.Sequential(*conv, nn.Linear(24, 2), nn.BatchNorm1d(2))
     batches = [(drawn((3, 4, 4, 4), seed), None) for seed in range(2)]
-    found = collect(model, batches, names=[statistic], loss=lambda output, _: output.square().mean())
-    for name in ("0.weight", "2.weight"):
+    weights = ["0.weight"] if statistic in OF_MAPS else ["0.weight", "4.weight"]
+    gather = partial(collect, model, batches, weights=weights, loss=lambda output, _: output.square().mean())
+    found = gather(names=[statistic])
+    for name in weights:
         value, weight = found[name][statistic], model.get_parameter(name)
-        assert torch.broadcast_shapes(value.shape, weight.shape) == weight.shape
+        if statistic in OTHERWISE:
+            assert value.ndim == OTHERWISE[statistic]
+            assert len(set(value.shape[1:])) == 1
+        else:
+            assert torch.broadcast_shapes(value.shape, weight.shape) == weight.shape
         assert value.isfinite().all()
         assert not value.requires_grad
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())

@@ -1,9 +1,11 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from tonsor.prune import collect, find_masks, magnitude, needs, per_output, random, taylor, wanda
+from tonsor.prune import Channel, collect, find_masks, magnitude, needs, per_output, random, wanda
 
 
 def sums_of_squares(inputs, weight, groups, height, width):
@@ -23,21 +25,24 @@ def test_magnitude_orders_by_size_whatever_the_sign():
     assert masks["w"].tolist() == [True, False, False, True]
 
 
-def test_taylor_is_the_least_squares_gradient_in_closed_form():
-    rng = np.random.default_rng(0)
-    weight = rng.normal(size=(3, 5))
-    batches = [(rng.normal(size=(n, 5)), rng.normal(size=(n, 3))) for n in (4, 7)]
-    gradients = [2 / y.size * (x @ weight.T - y).T @ x for x, y in batches]
-    model = nn.Linear(5, 3, bias=False).double()
-    model.weight.data = torch.tensor(weight)
-    stats = collect(
-        model,
-        [(torch.tensor(x), torch.tensor(y)) for x, y in batches],
-        names=needs(taylor),
-        loss=nn.functional.mse_loss,
+def test_the_power_of_magnitude_decides_between_the_norms_of_channels():
+    weight = {"w": torch.tensor([[2.0, 2.0, 2.0], [3.0, 2.5, 0.0]])}  # 1-norms 6, 5.5; squares 12, 15.25
+    first, second = (
+        find_masks(weight, 0.5, importance=partial(magnitude, power=power), pattern=Channel())["w"]
+        for power in (1, 2)
     )
-    scores = taylor(model.weight, stats["weight"]["gradient"])
-    np.testing.assert_allclose(scores, np.abs(weight * np.mean(gradients, 0)), rtol=1e-12)
+    assert first[:, 0].tolist() == [True, False]
+    assert second[:, 0].tolist() == [False, True]
+
+
+def test_the_square_of_a_half_does_not_vanish():
+    tiny = torch.tensor([1e-5, 2e-5], dtype=torch.float16)
+    assert magnitude(tiny, power=2.0).unique().numel() == 2
+
+
+def test_a_power_that_orders_nothing_is_refused():
+    with pytest.raises(ValueError, match="power must be above 0; got 0"):
+        magnitude(torch.ones(2), power=0)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])

@@ -16,6 +16,10 @@ class Importance(Protocol):
     say what must be collected (`name` is always there: the weight's own); keyword-only parameters tune
     it. The scores may depend on nothing else, so that every rank finds the same masks.
 
+    All importances are one family that looks at a layer from three sides: its weight and what the loss does
+    to it, what the layer is fed, and what it gives. Whichever side it is, every element gets a score; where
+    a side knows only channels, all elements of a channel get the same.
+
     Example:
         >>> import torch
         >>> def cautious(weight, gradient, /, *, power=1.0):  # asks for the mean gradient
@@ -95,7 +99,12 @@ class Collector(Protocol):
         ...
 
     def result(self) -> dict[str, Tensor]:
-        """Return the statistic by weight, each of a shape that broadcasts to the weight's."""
+        """Return the statistic by weight.
+
+        Each broadcasts to its weight, or is a stack of square matrices: the Gram over the weight's input
+        features `(groups, d, d)` with d as the columns of `weight.flatten(1)`, or blocks along the flattened
+        weight `(blocks, block, block)`. It is asked for after `close`, when no hook hangs any more.
+        """
         ...
 
     def close(self) -> None:

@@ -3,21 +3,39 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tonsor.prune.from_curvature import HessianGradient, InverseFisher
+from tonsor.prune.from_flow import SynapticFlow
 from tonsor.prune.from_inputs import InputNorm
-from tonsor.prune.from_loss import Gradient
+from tonsor.prune.from_loss import Gradient, fisher, squared_gradient, weight_gradient
+from tonsor.prune.from_norms import NormScale
+from tonsor.prune.from_outputs import activation_mean, activation_rank, activation_variance, activation_zeros
 from tonsor.prune.protocol import Collector, Importance
+from tonsor.prune.samples import samples
 from tonsor.prune.unchanged import unchanged
 from tonsor.spelling import unknown
 
-STATISTICS: dict[str, Callable[[nn.Module, Mapping[str, Tensor]], Collector]] = {
+STATISTICS: dict[str, Callable[..., Collector]] = {
     "gradient": Gradient,
+    "squared_gradient": squared_gradient,
+    "weight_gradient": weight_gradient,
+    "fisher": fisher,
+    "inverse_fisher": InverseFisher,
+    "hessian_gradient": HessianGradient,
+    "synaptic_flow": SynapticFlow,
     "input_norm": InputNorm,
+    "activation_mean": activation_mean,
+    "activation_zeros": activation_zeros,
+    "activation_variance": activation_variance,
+    "activation_rank": activation_rank,
+    "norm_scale": NormScale,
 }
+SAMPLEWISE = frozenset({"fisher", "inverse_fisher"})  # statistics that see one sample at a time
 NAME = "name"  # the statistic that is always there: the weight's own name
 
 
@@ -69,11 +87,14 @@ def collect(
     names: Iterable[str],
     weights: Iterable[str] | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """Gather statistics of the weights in one pass over the batches.
 
     The model runs in eval mode. Afterwards, and after an error, its training flags, buffers and
-    gradients are as before, and so is torch's random state.
+    gradients are as before, and so is torch's random state. Statistics of single samples (`fisher`,
+    `inverse_fisher`) take a pass of their own, sample by sample; asked for together with others, the batches
+    are held in memory.
 
     Args:
         model: The model.
@@ -83,13 +104,15 @@ def collect(
         weights: Names of the parameters (the mapping that `find_masks` gets will do); without it every
             parameter of two or more dimensions.
         loss: Called with output and targets, gives a scalar; needed for statistics of the loss.
+        settings: What tunes a statistic, by its name, as `{"inverse_fisher": {"damping": 1e-3}}`.
 
     Returns:
-        By parameter name, then by statistic, a tensor that broadcasts to the parameter.
+        By parameter name, then by statistic, a tensor that broadcasts to the parameter, or the matrices that
+        the statistic describes.
 
     Raises:
-        ValueError: If a name is not known, the loss is missing, there is no batch, or a statistic cannot
-            be had for one of the weights.
+        ValueError: If a name or setting is not known, the loss is missing, there is no batch, or a statistic
+            cannot be had for one of the weights.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -97,29 +120,63 @@ def collect(
         {'weight': {'input_norm': tensor([[3., 4.]])}}
     """
     wanted = list(dict.fromkeys(names))
-    _check_known(wanted)
+    tuning = settings or {}
+    _check_known(wanted, tuning)
     chosen = _chosen(model, weights)
-    if not wanted:
-        return {weight: {} for weight in chosen}
-    with unchanged(model), ExitStack() as stack:
-        collectors: dict[str, Collector] = {}
-        for name in wanted:
-            collectors[name] = STATISTICS[name](model, chosen)
+    found: dict[str, dict[str, Tensor]] = {}
+    with unchanged(model):
+        for group, source in _passes(wanted, batches):
+            kinds = {name: partial(STATISTICS[name], **tuning.get(name, {})) for name in group}
+            found |= _gather(model, chosen, source, kinds, loss)
+    return {weight: {name: found[name][weight] for name in wanted} for weight in chosen}
+
+
+def _passes(
+    names: Sequence[str], batches: Iterable[tuple[Any, Any]]
+) -> list[tuple[list[str], Iterable[tuple[Any, Any]]]]:
+    """Return the statistics of each pass with what it runs over: batches, or their samples."""
+    whole = [name for name in names if name not in SAMPLEWISE]
+    single = [name for name in names if name in SAMPLEWISE]
+    if whole and single:
+        batches = list(batches)
+    return [(group, source) for group, source in ((whole, batches), (single, samples(batches))) if group]
+
+
+def _gather(
+    model: nn.Module,
+    chosen: Mapping[str, Tensor],
+    batches: Iterable[tuple[Any, Any]],
+    kinds: Mapping[str, Callable[..., Collector]],
+    loss: Callable[[Any, Any], Tensor] | None,
+) -> dict[str, dict[str, Tensor]]:
+    """Return the statistics of one pass, by name and weight."""
+    collectors: dict[str, Collector] = {}
+    with ExitStack() as stack:
+        for name, kind in kinds.items():
+            collectors[name] = kind(model, chosen)
             stack.callback(collectors[name].close)
         _check_loss(collectors, loss)
         if loss and any(isinstance(module, nn.RNNBase) for module in model.modules()):
             # cuDNN refuses to go backward through a recurrent layer in eval mode.
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         _run(model, chosen, batches, loss, list(collectors.values()))
-        found = {name: collector.result() for name, collector in collectors.items()}
-    return {weight: {name: found[name][weight] for name in wanted} for weight in chosen}
+    # The hooks are off by now, so that a collector may run the model once more.
+    return {name: collector.result() for name, collector in collectors.items()}
 
 
-def _check_known(names: Sequence[str]) -> None:
-    """Refuse statistics that are not known."""
+def _check_known(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse statistics that are not known, and settings that they do not have."""
     for name in names:
         if name not in STATISTICS:
             raise ValueError(f"prune.collect: {unknown('statistic', name, STATISTICS)}")
+    for name, tuning in settings.items():
+        if name not in names:
+            raise ValueError(f"prune.collect: in settings: {unknown('statistic', name, names)}")
+        known = inspect.signature(STATISTICS[name]).parameters.values()
+        keys = [parameter.name for parameter in known if parameter.kind is parameter.KEYWORD_ONLY]
+        for key in tuning:
+            if key not in keys:
+                raise ValueError(f"prune.collect: in settings of '{name}': {unknown('key', key, keys)}")
 
 
 def _check_loss(collectors: Mapping[str, Collector], loss: Callable[[Any, Any], Tensor] | None) -> None:

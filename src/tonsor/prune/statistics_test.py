@@ -4,11 +4,14 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
 
-from tonsor.prune import collect, needs, random, wanda
+from tonsor.prune import STATISTICS, collect, needs, random, wanda
 from tonsor.prune.statistics import arguments
 
 BOTH = ["gradient", "input_norm"]
+ALL = [name for name in STATISTICS if name != "activation_rank"]  # which is of convolutions
+each = pytest.mark.parametrize("names", [*([name] for name in ALL), ALL], ids=[*ALL, "all"])
 
 
 class Counting(nn.Module):
@@ -48,7 +51,8 @@ def photograph(model):
         "wanted": [p.requires_grad for p in model.parameters()],
         "grads": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
         "random": torch.get_rng_state(),
-        "hooks": [len(module._forward_hooks) for module in model.modules()],
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
+        "watched": len(_get_current_function_mode_stack()),
     }
 
 
@@ -60,19 +64,48 @@ def batches(count=2):
     return [(torch.randn(5, 3), None) for _ in range(count)]
 
 
-def test_collecting_leaves_the_model_as_it_was():
+@each
+def test_collecting_leaves_the_model_as_it_was(names):
     model, data = network(), batches()
     before = photograph(model)
-    collect(model, data, names=BOTH, loss=square)
+    collect(model, data, names=names, weights=["0.weight"], loss=square)
     same(photograph(model), before)
 
 
-def test_an_error_leaves_the_model_as_it_was():
+@each
+def test_an_error_leaves_the_model_as_it_was(names):
     model, data = network(), [*batches(), (torch.randn(5, 99), None)]
     before = photograph(model)
-    with pytest.raises(RuntimeError, match="shapes"):
-        collect(model, data, names=BOTH, loss=square)
+    with pytest.raises(RuntimeError, match=r"shapes|size of tensor"):
+        collect(model, data, names=names, weights=["0.weight"], loss=square)
     same(photograph(model), before)
+
+
+def test_a_weight_that_has_not_the_statistic_leaves_the_model_as_it_was():
+    model, data = network(), batches()
+    before = photograph(model)
+    with pytest.raises(ValueError, match=r"'norm_scale'.*'4.weight' of Linear"):
+        collect(model, data, names=ALL, weights=["4.weight"], loss=square)
+    same(photograph(model), before)
+
+
+def test_statistics_gathered_together_are_those_gathered_apart():
+    model, data = network(), batches()
+    del model[3]  # it draws, and the passes would draw something else
+    gather = partial(collect, model, data, weights=["0.weight"], loss=square)
+    together = gather(names=ALL)["0.weight"]
+    for name in ALL:
+        same(gather(names=[name])["0.weight"][name], together[name])
+
+
+@pytest.mark.slow
+def test_an_exported_graph_has_a_gradient_and_keeps_its_modes():
+    model, data = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), batches()
+    graph = torch.export.export(model, (data[0][0],)).module()
+    flags = [module.training for module in graph.modules()]
+    found = collect(graph, data, names=["gradient"], loss=square)
+    same(found["0.weight"], collect(model, data, names=["gradient"], loss=square)["0.weight"])
+    assert [module.training for module in graph.modules()] == flags
 
 
 def test_a_shuffling_loader_does_not_move_the_random_state():

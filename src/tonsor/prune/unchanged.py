@@ -35,7 +35,8 @@ def unchanged(model: nn.Module, /) -> Iterator[None]:
     ]
     with torch.random.fork_rng(_cuda_devices(model)):
         try:
-            model.eval()
+            for module in flags:  # one by one, because an exported graph refuses eval()
+                module.training = False
             yield
         finally:
             for module, is_training in flags.items():

@@ -2,6 +2,7 @@ import pytest
 from torch import Tensor
 
 from tonsor.clip import RULES as CLIP
+from tonsor.prune import IMPORTANCES
 from tonsor.recipe.binding import Mistakes, bind, bind_rule, resolve
 from tonsor.recipe.build import TABLES, check_rules, cut, methods
 from tonsor.recipe.read import RecipeError
@@ -31,6 +32,11 @@ def mistakes_of(**changes):
 
 def test_a_recipe_of_known_names_has_no_mistake():
     assert check_rules(recipe(prune=[{"sparsity": 0.5}], export={})) is None
+
+
+@pytest.mark.parametrize("importance", IMPORTANCES)
+def test_a_recipe_may_name_every_importance(importance):
+    assert check_rules(recipe(prune=[{"sparsity": 0.5, "importance": importance}])) is None
 
 
 def test_values_come_as_the_signature_wants_them():

@@ -14,6 +14,9 @@ from tonsor.compress import Comm
 from tonsor.prune import find_masks, needs
 from tonsor.recipe.binding import Mistakes
 
+# Shapes of the statistics that are no values for each weight, for a weight of 2x2.
+MATRICES = {"input_gram": (1, 2, 2), "inverse_fisher": (1, 4, 4)}
+
 
 def attempt(trial: Callable[[], Any], place: str, mistakes: Mistakes) -> None:
     """Run a trial and note the ValueError it may raise, at the rule's place in the recipe.
@@ -73,7 +76,7 @@ def finder(importance: Callable[..., Any], scope: Callable[..., Any], sparsity: 
         Traceback (most recent call last):
         ValueError: ...
     """
-    stats = {"weight": {name: torch.ones(2, 2) for name in needs(importance)}}
+    stats = {"weight": {name: torch.ones(MATRICES.get(name, (2, 2))) for name in needs(importance)}}
     weights = {"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
     with warnings.catch_warnings(action="ignore"):  # of so small a weight nothing may stay
         find_masks(weights, sparsity, stats=stats, importance=importance, scope=scope)
