@@ -19,9 +19,9 @@ class Element:
         {'w': tensor([[1., 2.]])}
     """
 
-    def reduce(self, scores: Mapping[str, Tensor], /) -> dict[str, Tensor]:
+    def reduce(self, scores: Mapping[str, Tensor], /) -> Mapping[str, Tensor]:
         """Return the scores as they are."""
-        return dict(scores)
+        return scores
 
     def expand(self, keep: Mapping[str, Tensor], like: Mapping[str, Tensor], /) -> Masks:
         """Return the choice as it is."""
