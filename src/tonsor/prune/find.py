@@ -134,7 +134,7 @@ def prepare(
 def _warn_of_collapse(masks: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> None:
     """Warn of weights of which nothing stays any more: no signal passes them, and accuracy is lost."""
     for name, mask in masks.items():
-        if mask.numel() and not mask.any() and (name not in before or before[name].any()):
+        if mask.numel() and not mask.count_nonzero() and (name not in before or before[name].any()):
             warnings.warn(
                 f"prune.find_masks: nothing of '{name}' stays, so no signal passes through it; let its units "
                 "compete among themselves (scope 'local'), or ask for less",

@@ -27,7 +27,7 @@ def local(units: Mapping[str, Tensor], sparsity: float, /) -> dict[str, Tensor]:
         {'a': tensor([False,  True]), 'b': tensor([False,  True])}
     """
     check_sparsity("local", sparsity)
-    return {name: keep_highest([u], round(sparsity * u.numel()))[0] for name, u in units.items()}
+    return {name: keep_highest([unit], sparsity)[0] for name, unit in units.items()}
 
 
 def per_output(units: Mapping[str, Tensor], sparsity: float, /) -> dict[str, Tensor]:
@@ -83,8 +83,7 @@ def across(units: Mapping[str, Tensor], sparsity: float, /) -> dict[str, Tensor]
         {'a': tensor([False, False]), 'b': tensor([True, True])}
     """
     check_sparsity("across", sparsity)
-    count = sum(unit.numel() for unit in units.values())
-    return dict(zip(units, keep_highest(units.values(), round(sparsity * count)), strict=True))
+    return dict(zip(units, keep_highest(units.values(), sparsity), strict=True))
 
 
 def n_of_m(units: Mapping[str, Tensor], sparsity: float, /, *, n: int = 2, m: int = 4) -> dict[str, Tensor]:

@@ -66,12 +66,24 @@ def score(weights: Mapping[str, Tensor], stats: Stats, importance: Importance, /
     scored = partial(_scored, weights, stats, importance)
     is_cpu = all(weight.device.type == "cpu" for weight in weights.values())
     if is_cpu and not arguments(importance):
-        computed = Computed(weights.keys(), scored)
-        _check_finite({name: _extremes(scores) for name, scores in computed.items()}, importance)
-        return computed
+        return Computed(weights, _checked(scored, importance))
     kept = {name: scored(name) for name in weights}
     _check_finite({name: _extremes(scores) for name, scores in kept.items()}, importance)
     return kept
+
+
+def _checked(scored: Callable[[str], Tensor], importance: Importance) -> Callable[[str], Tensor]:
+    """Return a function that checks the scores of each weight when they are looked at first."""
+    sound = set()
+
+    def look(name: str) -> Tensor:
+        scores = scored(name)
+        if name not in sound:
+            _check_finite({name: _extremes(scores)}, importance)
+            sound.add(name)
+        return scores
+
+    return look
 
 
 def _scored(weights: Mapping[str, Tensor], stats: Stats, importance: Importance, name: str) -> Tensor:

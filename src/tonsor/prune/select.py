@@ -5,7 +5,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from tonsor.prune.threshold import kth_lowest, kth_of_rows
+from tonsor.prune.threshold import kth_of_rows, lowest
 
 
 def check_sparsity(scope: str, sparsity: float, /) -> None:
@@ -30,25 +30,23 @@ def check_sparsity(scope: str, sparsity: float, /) -> None:
         )
 
 
-def keep_highest(parts: Collection[Tensor], gone: int, /) -> list[Tensor]:
-    """Return which elements stay when all tensors together lose their lowest.
+def keep_highest(parts: Collection[Tensor], sparsity: float, /) -> list[Tensor]:
+    """Return which elements stay when all tensors together lose their round(sparsity * elements) lowest.
 
     Of equal elements the one that stands first goes first.
 
     Args:
         parts: Tensors of any shape, without a not-a-number. They are gone through more than once.
-        gone: How many elements go, from 0 to their number.
+        sparsity: Fraction removed, in [0, 1); `gone / elements` removes exactly `gone`.
 
     Returns:
         One tensor of booleans for each, of its shape and on its device.
 
     Example:
-        >>> keep_highest([torch.tensor([2.0, 2.0]), torch.tensor([2.0, 1.0])], 2)
+        >>> keep_highest([torch.tensor([2.0, 2.0]), torch.tensor([2.0, 1.0])], 0.5)
         [tensor([False,  True]), tensor([ True, False])]
     """
-    if gone == 0:
-        return [torch.ones_like(part, dtype=torch.bool) for part in parts]
-    threshold, tied_gone = kth_lowest(parts, gone)
+    threshold, tied_gone = lowest(parts, sparsity)
     keep = []
     for part in parts:
         kept, tied_gone = _above(part.reshape(-1), threshold.to(part.device), tied_gone.to(part.device))

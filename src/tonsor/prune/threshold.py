@@ -1,4 +1,4 @@
-"""The k-th lowest value of many tensors, exact, without joining them where the CPU can count."""
+"""The value that parts the lowest elements of many tensors from the rest, exact, without joining them where the CPU can count."""
 
 from collections.abc import Collection
 
@@ -10,8 +10,8 @@ DIGIT = 16  # bits of a key that are counted at once
 BINS = 1 << DIGIT
 
 
-def kth_lowest(parts: Collection[Tensor], count: int, /) -> tuple[Tensor, Tensor]:
-    """Return the lowest value that `count` elements of all tensors together do not exceed.
+def lowest(parts: Collection[Tensor], sparsity: float, /) -> tuple[Tensor, Tensor]:
+    """Return the highest value of the lowest round(sparsity * elements) of all tensors together.
 
     On the CPU elements are counted by the upper 16 bits of their keys, then, within one bin, by the next 16:
     no copy is made of them, and a collection that computes its tensors as it is gone through never has two
@@ -19,19 +19,22 @@ def kth_lowest(parts: Collection[Tensor], count: int, /) -> tuple[Tensor, Tensor
 
     Args:
         parts: Tensors of any shape, without a not-a-number; compared on the device of the first.
-        count: Rank of the value, from 1 to the number of elements.
+        sparsity: Fraction of the elements that is meant, in [0, 1).
 
     Returns:
         The value, shape `(1,)`, in the widest type of the tensors, and how many of the elements that equal
-        it are among the `count`, shape `()`.
+        it are meant, shape `()`. Minus infinity where no element is.
 
     Example:
-        >>> kth_lowest([torch.tensor([5.0, 1.0]), torch.tensor([3.0, 3.0])], 2)
+        >>> lowest([torch.tensor([5.0, 1.0]), torch.tensor([3.0, 3.0])], 0.5)
         (tensor([3.]), tensor(1))
     """
     kinds = [(part.dtype, part.device, part.numel()) for part in parts]
-    is_short = sum(size for _, _, size in kinds) <= CHUNK
-    if is_short or any(device.type != "cpu" for _, device, _ in kinds):
+    total = sum(size for _, _, size in kinds)
+    count = round(sparsity * total)
+    if count == 0:
+        return torch.tensor([-torch.inf]), torch.tensor(0)
+    if total <= CHUNK or any(device.type != "cpu" for _, device, _ in kinds):
         first = kinds[0][1]
         together = torch.cat([part.reshape(-1).to(first) for part in parts])
         value = kth_of_rows(together.view(1, -1), count).view(1)
