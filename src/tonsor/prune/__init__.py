@@ -4,8 +4,14 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from tonsor.prune.block import Block as Block
 from tonsor.prune.by_gradient import taylor as taylor
 from tonsor.prune.by_input import wanda as wanda
+from tonsor.prune.by_shape import by_table as by_table
+from tonsor.prune.by_shape import erk as erk
+from tonsor.prune.by_shape import uniform_plus as uniform_plus
+from tonsor.prune.by_value import lamp as lamp
+from tonsor.prune.by_value import owl as owl
 from tonsor.prune.by_weight import magnitude as magnitude
 from tonsor.prune.by_weight import random as random
 from tonsor.prune.find import find_masks as find_masks
@@ -36,10 +42,16 @@ IMPORTANCES: dict[str, Callable[..., Tensor]] = {
 PATTERNS: dict[str, Callable[..., Pattern]] = {
     "element": Element,
     "channel": Channel,
+    "block": Block,
 }
 SCOPES: dict[str, Callable[..., dict[str, Tensor]]] = {
     "local": local,
     "per_output": per_output,
     "across": across,
     "n_of_m": n_of_m,
+    "erk": erk,
+    "lamp": lamp,
+    "uniform_plus": uniform_plus,
+    "owl": owl,
+    "by_table": by_table,
 }

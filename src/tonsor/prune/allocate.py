@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from tonsor.prune.select import keep_highest
@@ -59,6 +58,7 @@ def keep_allocated(
         One boolean for each unit, true where it stays.
 
     Example:
+        >>> import torch
         >>> halves = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([4.0, 3.0])}
         >>> keep_allocated(halves, lambda share: [2 * share, 2 * share], 0.5)
         {'a': tensor([False,  True]), 'b': tensor([ True, False])}

@@ -1,4 +1,4 @@
-"""The value that parts the lowest elements of many tensors from the rest, exact, without joining them where the CPU can count."""
+"""The value up to which the lowest of many tensors reach: exact, and on the CPU without joining them."""
 
 from collections.abc import Collection
 
@@ -63,7 +63,7 @@ def kth_of_rows(rows: Tensor, count: int, /) -> Tensor:
 
 
 def _count_down(parts: Collection[Tensor], count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the value of a rank, and its rank among its equals, by counting one digit of the keys at a time."""
+    """Return the value of a rank, and the rank among its equals, counting one digit of the keys at a time."""
     wide = torch.promote_types(dtype, torch.float32)
     shifts = range(torch.finfo(wide).bits - DIGIT, -1, -DIGIT)
     key = 0  # the digits found so far, signed by the first
