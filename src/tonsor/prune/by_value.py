@@ -126,8 +126,8 @@ def _leans(units: Mapping[str, Tensor], layers: Mapping[str, str], multiple: flo
         return {}
     device = shares[0].device
     share = torch.stack([s.to(device) for s in shares])
-    size = share.new_tensor(sizes)
-    lean = share - (share * size).sum() / size.sum()
+    weighted = [s * (size / sum(sizes)) for s, size in zip(share.unbind(), sizes, strict=True)]
+    lean = share - torch.stack(weighted).sum()
     furthest = lean.abs().max()
     lean = (lean / furthest.where(furthest > 1e-12, 1)).where(furthest > 1e-12, 0)  # 1e-12: all alike
     return dict(zip(members, lean.unbind(), strict=True))
