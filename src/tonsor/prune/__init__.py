@@ -5,6 +5,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from tonsor.prune.block import Block as Block
+from tonsor.prune.budget import Budget as Budget
+from tonsor.prune.budget import find_sparsity as find_sparsity
 from tonsor.prune.by_gradient import taylor as taylor
 from tonsor.prune.by_input import wanda as wanda
 from tonsor.prune.by_shape import by_table as by_table
@@ -14,6 +16,9 @@ from tonsor.prune.by_value import lamp as lamp
 from tonsor.prune.by_value import owl as owl
 from tonsor.prune.by_weight import magnitude as magnitude
 from tonsor.prune.by_weight import random as random
+from tonsor.prune.cost import bytes_on_disk as bytes_on_disk
+from tonsor.prune.cost import macs as macs
+from tonsor.prune.cost import parameters as parameters
 from tonsor.prune.find import find_masks as find_masks
 from tonsor.prune.patterns import Channel as Channel
 from tonsor.prune.patterns import Element as Element
@@ -54,4 +59,9 @@ SCOPES: dict[str, Callable[..., dict[str, Tensor]]] = {
     "uniform_plus": uniform_plus,
     "owl": owl,
     "by_table": by_table,
+}
+COSTS: dict[str, Callable[..., float]] = {
+    "parameters": parameters,
+    "bytes_on_disk": bytes_on_disk,
+    "macs": macs,
 }

@@ -30,6 +30,7 @@ def example(statistic, weight, generator):
         NAME: "w",
         "gradient": torch.randn(weight.shape, generator=generator),
         "input_norm": torch.rand(of_inputs, generator=generator),
+        "positions": torch.full([1] * weight.ndim, 3.0),
     }[statistic]
     return drawn if isinstance(drawn, str) else drawn.to(weight.device)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tonsor.prune.from_calls import Positions
 from tonsor.prune.from_inputs import InputNorm
 from tonsor.prune.from_loss import Gradient
 from tonsor.prune.protocol import Collector, Importance
@@ -17,6 +18,7 @@ from tonsor.spelling import unknown
 STATISTICS: dict[str, Callable[[nn.Module, Mapping[str, Tensor]], Collector]] = {
     "gradient": Gradient,
     "input_norm": InputNorm,
+    "positions": Positions,
 }
 NAME = "name"  # the statistic that is always there: the weight's own name
 

@@ -9,7 +9,7 @@ from tonsor.recipe.build import COUPLED, TABLES, check_rules, methods
 from tonsor.recipe.context import Run
 from tonsor.recipe.evaluate import call
 from tonsor.recipe.folder import RunFolder
-from tonsor.recipe.schema import Recipe
+from tonsor.recipe.schema import PrunePass, Recipe
 from tonsor.recipe.selection import prunable
 from tonsor.spelling import unknown
 
@@ -54,8 +54,16 @@ def check_recipe(recipe: Recipe) -> Iterator[str]:
         raise ValueError(f"model, data and loss do not fit together: {error}") from error
     for number, section in enumerate(recipe.prune):
         names = ", ".join(prunable(model, section.include, section.exclude))
-        yield f"prune.{number}: {section.sparsity:.0%} of {names}"
+        yield f"prune.{number}: {_aim(section)} of {names}"
     yield f"stages: {', '.join(run.stages)}"
+
+
+def _aim(section: PrunePass) -> str:
+    """Return how far a pass goes, in words."""
+    if section.budget is None:
+        return f"{section.sparsity or 0:.0%}"
+    bounds = ", ".join(f"{key} = {value}" for key, value in section.budget.settings.items())
+    return f"a budget of {section.budget.rule} ({bounds})"
 
 
 def describe(kind: str | None = None) -> Iterator[str]:

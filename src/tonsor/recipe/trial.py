@@ -73,7 +73,15 @@ def finder(importance: Callable[..., Any], scope: Callable[..., Any], sparsity: 
         Traceback (most recent call last):
         ValueError: ...
     """
-    stats = {"weight": {name: torch.ones(2, 2) for name in needs(importance)}}
-    weights = {"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
+    table = getattr(scope, "keywords", {}).get("table")  # its names are looked for among the weights'
+    names = list(table or ("first", "weight", "last"))  # a scope may spare the first and the last
+    sizes = [2 if name in ("first", "last") else 16 for name in names]
+    weights = {
+        name: torch.arange(1.0, 2 * size + 1).view(2, size) for name, size in zip(names, sizes, strict=True)
+    }
+    stats = {
+        name: {s: torch.ones_like(weight) for s in needs(importance)} for name, weight in weights.items()
+    }
+    sparsity = 0.0 if table else sparsity
     with warnings.catch_warnings(action="ignore"):  # of so small a weight nothing may stay
         find_masks(weights, sparsity, stats=stats, importance=importance, scope=scope)
