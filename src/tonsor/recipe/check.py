@@ -11,6 +11,7 @@ from tonsor.recipe.evaluate import call
 from tonsor.recipe.folder import RunFolder
 from tonsor.recipe.schema import PrunePass, Recipe
 from tonsor.recipe.selection import prunable
+from tonsor.shrink import channel_groups
 from tonsor.spelling import unknown
 
 
@@ -67,7 +68,7 @@ def _aim(section: PrunePass) -> str:
 
 
 def describe(kind: str | None = None) -> Iterator[str]:
-    """Yield a line for every rule with its keys and defaults, kind by kind.
+    """Yield a line for every rule with its keys and defaults, kind by kind; of one kind also what each does.
 
     Args:
         kind: One kind only.
@@ -76,9 +77,10 @@ def describe(kind: str | None = None) -> Iterator[str]:
         ValueError: If the kind is not known.
 
     Example:
-        >>> for line in list(describe("clip"))[:2]: print(line)
-        clip
-          value           clip_value=1.0
+        >>> for line in list(describe("scope"))[:3]: print(line)
+        scope
+          local
+              Let the units of each tensor compete among themselves: every tensor loses the same fraction.
     """
     if kind is not None and kind not in TABLES:
         raise ValueError(unknown("kind of rule", kind, TABLES))
@@ -89,11 +91,21 @@ def describe(kind: str | None = None) -> Iterator[str]:
             if name == "pattern":
                 rules[COUPLED] = ""
             width = max(len(rule) for rule in rules)
-            yield from (f"  {rule:<{width}}  {keys}".rstrip() for rule, keys in rules.items())
+            for rule, keys in rules.items():
+                yield f"  {rule:<{width}}  {keys}".rstrip()
+                if kind is not None:
+                    yield f"      {_sentence(table.get(rule, channel_groups))}"
+
+
+def _sentence(function: Callable[..., Any]) -> str:
+    """Return what a rule says of itself first."""
+    return (inspect.getdoc(function) or "").partition("\n")[0]
 
 
 def _keys(function: Callable[..., Any]) -> str:
     """Return the keys of a rule with their defaults."""
-    named = [p for p in tunable(function).values() if p.name != "params"]  # what an optimizer works on
+    given = ("params", "positions")  # what an optimizer works on, and what a run finds out by itself
+    named = [p for p in tunable(function).values() if p.name not in given]
     keys = [p.name if p.default is inspect.Parameter.empty else f"{p.name}={p.default!r}" for p in named]
-    return ", ".join([f"{name}={{ rule = ... }}" for name in wraps(function)] + keys)
+    bounds = ["share or limit"] if function in TABLES["budget"].values() else []
+    return ", ".join([f"{name}={{ rule = ... }}" for name in wraps(function)] + bounds + keys)
