@@ -66,8 +66,8 @@ class Training(Section):
 class PrunePass(Training):
     """Say what one pass removes, and how it trains meanwhile (`epochs = 0`: at one stroke)."""
 
-    sparsity: float | None = Field(None, ge=0, lt=1)  # or
-    budget: RuleField | None = None  # a cost with `share` (of the dense weights') or `limit`
+    sparsity: float | None = Field(None, ge=0, lt=1)
+    budget: RuleField | None = None  # instead: a cost with `share` of the dense weights', or `limit`
     importance: RuleField = Rule(rule="magnitude")
     pattern: RuleField = Rule(rule="element")
     scope: RuleField = Rule(rule="across")
