@@ -127,8 +127,8 @@ def prepare(
     live = {name: before.get(name, w.new_ones((), dtype=torch.bool)) for name, w in weights.items()}
     units = pattern.reduce(Computed(weights, lambda name: scores[name] * live[name]))
     left = pattern.reduce(Computed(weights, lambda name: live[name].expand_as(weights[name]).float()))
-    # A sum with the logarithm of 0 or 1 is exact, and twice as fast as a choice by `where`.
-    alive = Computed(units, lambda name: units[name] + (left[name] > 0).log())
+    # 1 - 1/1 is 0 and 1 - 1/0 minus infinity: exact, and faster than a choice by `where`.
+    alive = Computed(units, lambda name: units[name] + (1 - 1 / (left[name] > 0).float()))
     return Ready(weights, alive, pattern, before)
 
 

@@ -26,7 +26,7 @@ class Computed(Mapping[str, Tensor]):
     """
 
     def __init__(self, names: Collection[str], function: Callable[[str], Tensor], /) -> None:
-        self._names = names
+        self._names = dict.fromkeys(names)  # so that asking for a name computes nothing
         self._function = function
 
     def __getitem__(self, name: str) -> Tensor:
