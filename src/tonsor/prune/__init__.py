@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from tonsor.prune.block import Block as Block
+from tonsor.prune.budget import Budget as Budget
+from tonsor.prune.budget import find_sparsity as find_sparsity
 from tonsor.prune.by_curvature import grasp as grasp
 from tonsor.prune.by_curvature import obd as obd
 from tonsor.prune.by_flow import synflow as synflow
@@ -23,8 +26,16 @@ from tonsor.prune.by_output import hrank as hrank
 from tonsor.prune.by_output import mean_activation as mean_activation
 from tonsor.prune.by_output import output_variance as output_variance
 from tonsor.prune.by_output import slimming as slimming
+from tonsor.prune.by_shape import by_table as by_table
+from tonsor.prune.by_shape import erk as erk
+from tonsor.prune.by_shape import uniform_plus as uniform_plus
+from tonsor.prune.by_value import lamp as lamp
+from tonsor.prune.by_value import owl as owl
 from tonsor.prune.by_weight import magnitude as magnitude
 from tonsor.prune.by_weight import random as random
+from tonsor.prune.cost import bytes_on_disk as bytes_on_disk
+from tonsor.prune.cost import macs as macs
+from tonsor.prune.cost import parameters as parameters
 from tonsor.prune.find import find_masks as find_masks
 from tonsor.prune.patterns import Channel as Channel
 from tonsor.prune.patterns import Element as Element
@@ -69,10 +80,21 @@ IMPORTANCES: dict[str, Callable[..., Tensor]] = {
 PATTERNS: dict[str, Callable[..., Pattern]] = {
     "element": Element,
     "channel": Channel,
+    "block": Block,
 }
 SCOPES: dict[str, Callable[..., dict[str, Tensor]]] = {
     "local": local,
     "per_output": per_output,
     "across": across,
     "n_of_m": n_of_m,
+    "erk": erk,
+    "lamp": lamp,
+    "uniform_plus": uniform_plus,
+    "owl": owl,
+    "by_table": by_table,
+}
+COSTS: dict[str, Callable[..., float]] = {
+    "parameters": parameters,
+    "bytes_on_disk": bytes_on_disk,
+    "macs": macs,
 }

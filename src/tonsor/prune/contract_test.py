@@ -22,8 +22,9 @@ SIGNED = {"gradient", "weight_gradient", "hessian_gradient"}
 MATRICES = {"input_gram", "inverse_fisher"}  # a stack of square matrices, no values for each weight
 OTHERWISE = {"input_mean": 2, **dict.fromkeys(MATRICES, 3)}  # dimensions of what does not broadcast
 OF_MAPS = {"activation_rank"}  # only of convolutions
-# How many units a scope lets compete, of a tensor of shape (6, 4); n_of_m: the runs of four.
-BLOCKS = {"local": 24, "per_output": 4, "across": 24, "n_of_m": 4}
+BLOCKS = {"per_output": 4, "n_of_m": 4}  # how many units compete, of a tensor of shape (6, 4), if not all
+BY_VALUE = {"lamp", "owl"}  # look at how large the scores are, not at their order alone
+FRAMED = {"uniform_plus"}  # spare the first and the last tensor, which therefore stand around those tested
 
 
 def example(statistic, weight, generator):
@@ -34,6 +35,7 @@ def example(statistic, weight, generator):
         **dict.fromkeys(["input_norm"], of_inputs),
         **dict.fromkeys([s for s in STATISTICS if s.startswith("activation")], of_outputs),
         "norm_scale": of_outputs,
+        "positions": [1] * weight.ndim,
         "input_gram": (1, weight[0].numel(), weight[0].numel()),
         "inverse_fisher": (-(-weight.numel() // 5), 5, 5),
     }.get(statistic, weight.shape)
@@ -51,6 +53,15 @@ def call(importance, weight):
     """Return the scores of a weight under seeded statistics."""
     generator = torch.Generator().manual_seed(1)
     return importance(weight, *[example(s, weight, generator) for s in arguments(importance)])
+
+
+def choose(scope, units, sparsity):
+    """Return which units stay, where need be between two tensors of one unit each, which are not shown."""
+    if scope.__name__ not in FRAMED:
+        return scope(units, sparsity)
+    one = torch.ones_like(next(iter(units.values()), torch.ones(1)).reshape(-1)[:1])
+    framed = scope({"first": one, **units, "last": one}, sparsity)
+    return {name: framed[name] for name in units}
 
 
 def drawn(shape, seed=0):
@@ -165,7 +176,7 @@ def test_a_sparsity_that_is_no_fraction_is_refused(scope, sparsity):
 def test_higher_sparsity_keeps_a_subset_and_zero_keeps_all_ties_or_not(scope, shapes, low, high, levels):
     low, high = sorted((low, high))
     units = {str(i): (drawn(shape, i) * levels).round() for i, shape in enumerate(shapes)}
-    more, fewer, everything = scope(units, low), scope(units, high), scope(units, 0.0)
+    more, fewer, everything = (choose(scope, units, sparsity) for sparsity in (low, high, 0.0))
     for name, unit in units.items():
         assert fewer[name].shape == unit.shape
         assert fewer[name].dtype is torch.bool
@@ -175,24 +186,27 @@ def test_higher_sparsity_keeps_a_subset_and_zero_keeps_all_ties_or_not(scope, sh
 
 @scopes
 def test_of_equal_units_the_first_go_first_and_exactly_as_many_as_asked(scope):
-    block = BLOCKS[scope.__name__]
-    keep = scope({"w": torch.full((6, 4), 0.7)}, 0.25)["w"].reshape(-1, block)
+    block = BLOCKS.get(scope.__name__, 24)
+    keep = choose(scope, {"w": torch.full((6, 4), 0.7)}, 0.25)["w"]
+    if scope.__name__ == "owl":  # the outputs take turns: six go, the first of each
+        keep = keep.T
+    keep = keep.reshape(-1, block)
     assert torch.equal(keep, (torch.arange(block) >= block // 4).expand_as(keep))
 
 
 @scopes
-def test_only_the_order_of_the_scores_counts(scope):
+def test_only_the_order_of_the_scores_counts_unless_the_scope_says_otherwise(scope):
     units = {"a": drawn((6, 4)), "b": drawn((3, 4), 1)}
-    stretched = {name: unit.double().exp() for name, unit in units.items()}
-    for name, keep in scope(units, 0.5).items():
-        assert torch.equal(keep, scope(stretched, 0.5)[name])
+    stretched = {name: unit.double().exp().square() for name, unit in units.items()}
+    plain, again = choose(scope, units, 0.5), choose(scope, stretched, 0.5)
+    assert all(torch.equal(plain[name], again[name]) for name in units) == (scope.__name__ not in BY_VALUE)
 
 
 @scopes
 def test_outputs_in_another_order_keep_the_same_weights(scope):
     unit, order = drawn((6, 4)), torch.tensor([3, 1, 5, 0, 2, 4])
-    straight = scope({"w": unit}, 0.5)["w"]
-    assert torch.equal(scope({"w": unit[order]}, 0.5)["w"], straight[order])
+    straight = choose(scope, {"w": unit}, 0.5)["w"]
+    assert torch.equal(choose(scope, {"w": unit[order]}, 0.5)["w"], straight[order])
 
 
 @scopes
@@ -201,7 +215,7 @@ def test_a_scope_never_waits_for_the_device(scope, sparsity):
     with FakeTensorMode():
         shapes = {"a": (6, 4), "b": (5,), "c": (), "d": (3, 5, 2, 2)}
         units = {name: torch.zeros(shape, device="meta") for name, shape in shapes.items()}
-        keep = scope(units, sparsity)
+        keep = choose(scope, units, sparsity)
         assert {name: tuple(k.shape) for name, k in keep.items()} == shapes
         assert all(k.device.type == "meta" for k in keep.values())
 

@@ -2,8 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from tonsor.prune.by_weight import magnitude
 from tonsor.prune.patterns import Element
 from tonsor.prune.protocol import Importance, Masks, Pattern, Scope, Stats
 from tonsor.prune.scopes import across
-from tonsor.prune.statistics import NAME, STATISTICS, arguments
+from tonsor.prune.scores import Computed, score
 from tonsor.spelling import unknown
 
 
@@ -62,80 +61,81 @@ def find_masks(
     References:
         Han et al., 2015, "Learning both Weights and Connections", https://arxiv.org/abs/1506.02626
     """
+    ready = prepare(weights, stats=stats, importance=importance, pattern=pattern, within=within)
+    masks = ready.masks(scope, sparsity)
+    _warn_of_collapse(masks, ready.before)
+    return masks
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Hold what is scored and joined to units, and has only to be chosen from.
+
+    Args:
+        weights: Weights by name.
+        units: Scores of the units; minus infinity where nothing of a unit is left.
+        pattern: Joined the elements to units.
+        before: Masks of before, or none.
+
+    Example:
+        >>> from tonsor.prune import local
+        >>> ready = prepare({"w": torch.tensor([2.0, 1.0])})
+        >>> ready.masks(local, 0.5)
+        {'w': tensor([ True, False])}
+    """
+
+    weights: Mapping[str, Tensor]
+    units: Mapping[str, Tensor]
+    pattern: Pattern
+    before: Mapping[str, Tensor]
+
+    def masks(self, scope: Scope, sparsity: float) -> Masks:
+        """Return the masks of a sparsity."""
+        found = self.pattern.expand(scope(self.units, sparsity), self.weights)
+        return {name: self._mask(found, name, weight) for name, weight in self.weights.items()}
+
+    def _mask(self, found: Mapping[str, Tensor], name: str, weight: Tensor) -> Tensor:
+        """Return the mask of a weight on its device; a weight without units stays as it was."""
+        masks = [of[name].to(weight.device) for of in (found, self.before) if name in of]
+        if len(masks) == 2:
+            return masks[0] & masks[1]
+        return masks[0] if masks else torch.ones_like(weight, dtype=torch.bool)
+
+
+def prepare(
+    weights: Mapping[str, Tensor],
+    /,
+    *,
+    stats: Stats | None = None,
+    importance: Importance = magnitude,
+    pattern: Pattern | None = None,
+    within: Mapping[str, Tensor] | None = None,
+) -> Ready:
+    """Score the weights and join them to units; the arguments are those of `find_masks`.
+
+    Example:
+        >>> ready = prepare({"w": torch.tensor([2.0, -1.0])})
+        >>> dict(ready.units)
+        {'w': tensor([2., 1.])}
+    """
     _check_within(weights, within or {})
-    before = {name: _mask(within, name, weight) for name, weight in weights.items()} if within else {}
     pattern = Element() if pattern is None else pattern
-    scores = {name: _scores(name, weight, stats or {}, importance) for name, weight in weights.items()}
-    _check_finite(scores, importance)
-    for name, mask in before.items():
-        scores[name] = scores[name].where(mask, 0)
-    units = pattern.reduce(scores)
-    if before:
-        left = pattern.reduce({name: mask.float() for name, mask in before.items()})
-        units = {name: unit.where(left[name] > 0, -torch.inf) for name, unit in units.items()}
-    masks = pattern.expand(scope(units, sparsity), weights)
-    found = {name: _mask(masks, name, w) & _mask(before, name, w) for name, w in weights.items()}
-    _warn_of_collapse(found, before)
-    return found
-
-
-def _mask(masks: Mapping[str, Tensor], name: str, weight: Tensor) -> Tensor:
-    """Return the mask of a weight on its device; a weight without one stays whole."""
-    return masks[name].to(weight.device) if name in masks else torch.ones_like(weight, dtype=torch.bool)
-
-
-def _scores(name: str, weight: Tensor, stats: Stats, importance: Importance) -> Tensor:
-    """Return the scores of one weight, called with the statistics that the importance names."""
-    values: list[Any] = [
-        name if statistic == NAME else _statistic(name, statistic, stats, importance)
-        for statistic in arguments(importance)
-    ]
-    scores = importance(weight.detach(), *values)
-    if scores.shape != weight.shape:
-        raise ValueError(
-            f"prune.find_masks: importance '{_title(importance)}' must score every element of '{name}';"
-            f" expected shape {tuple(weight.shape)}, got {tuple(scores.shape)}"
-        )
-    return scores
-
-
-def _statistic(name: str, statistic: str, stats: Stats, importance: Importance) -> Tensor:
-    """Return one statistic of one weight, or say how to get it."""
-    found = stats.get(name, {})
-    if statistic in found:
-        return found[statistic]
-    where = f"prune.find_masks: importance '{_title(importance)}' needs '{statistic}' of weight '{name}'"
-    if stats and name not in stats:
-        raise ValueError(f"{where}; in stats: {unknown('weight', name, stats)}")
-    if statistic not in STATISTICS:
-        raise ValueError(f"{where}; {unknown('statistic', statistic, [*STATISTICS, NAME])}")
-    raise ValueError(f"{where}; give stats=collect(model, batches, names=['{statistic}'], ...)")
-
-
-def _title(importance: Importance) -> str:
-    """Return the name of an importance, seen through `functools.partial`."""
-    inner = importance.func if isinstance(importance, partial) else importance
-    return getattr(inner, "__name__", type(inner).__name__)
-
-
-def _check_finite(scores: Mapping[str, Tensor], importance: Importance) -> None:
-    """Refuse scores that are infinite or not numbers; the device is waited for once."""
-    if not scores:
-        return
-    sound = [score.isfinite().all() for score in scores.values()]
-    first = sound[0].device
-    for name, is_sound in zip(scores, torch.stack([s.to(first) for s in sound]).tolist(), strict=True):
-        if not is_sound:
-            raise ValueError(
-                f"prune.find_masks: importance '{_title(importance)}' gave weight '{name}' a score that is"
-                " infinite or not a number; look at the weight and its statistics"
-            )
+    scores = score(weights, stats or {}, importance)
+    if not within:
+        return Ready(weights, pattern.reduce(scores), pattern, {})
+    before = {name: mask.to(weights[name].device) for name, mask in within.items()}
+    live = {name: before.get(name, w.new_ones((), dtype=torch.bool)) for name, w in weights.items()}
+    units = pattern.reduce(Computed(weights, lambda name: scores[name] * live[name]))
+    left = pattern.reduce(Computed(weights, lambda name: live[name].expand_as(weights[name]).float()))
+    # 1 - 1/1 is 0 and 1 - 1/0 minus infinity: exact, and faster than a choice by `where`.
+    alive = Computed(units, lambda name: units[name] + (1 - 1 / (left[name] > 0).float()))
+    return Ready(weights, alive, pattern, before)
 
 
 def _warn_of_collapse(masks: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> None:
     """Warn of weights of which nothing stays any more: no signal passes them, and accuracy is lost."""
     for name, mask in masks.items():
-        if mask.numel() and not mask.any() and (name not in before or before[name].any()):
+        if mask.numel() and not mask.count_nonzero() and (name not in before or before[name].any()):
             warnings.warn(
                 f"prune.find_masks: nothing of '{name}' stays, so no signal passes through it; let its units "
                 "compete among themselves (scope 'local'), or ask for less",

@@ -45,7 +45,7 @@ class Pattern(Protocol):
         {'w': tensor([3., 7.])}
     """
 
-    def reduce(self, scores: Mapping[str, Tensor], /) -> dict[str, Tensor]:
+    def reduce(self, scores: Mapping[str, Tensor], /) -> Mapping[str, Tensor]:
         """Return one score for each unit: elementwise scores by weight in, units by name out."""
         ...
 

@@ -53,9 +53,13 @@ def per_output(units: Mapping[str, Tensor], sparsity: float, /) -> dict[str, Ten
         https://arxiv.org/abs/2306.11695
     """
     check_sparsity("per_output", sparsity)
-    rows = {name: unit.flatten(1) if unit.ndim > 1 else unit.reshape(1, -1) for name, unit in units.items()}
-    keep = {name: keep_highest_of_rows(row, sparsity) for name, row in rows.items()}
-    return {name: keep[name].view(unit.shape) for name, unit in units.items()}
+    return {name: _keep_of_outputs(unit, sparsity) for name, unit in units.items()}
+
+
+def _keep_of_outputs(unit: Tensor, sparsity: float) -> Tensor:
+    """Return which units stay when each output loses the same fraction."""
+    rows = unit.flatten(1) if unit.ndim > 1 else unit.reshape(1, -1)
+    return keep_highest_of_rows(rows, sparsity).view(unit.shape)
 
 
 def across(units: Mapping[str, Tensor], sparsity: float, /) -> dict[str, Tensor]:
@@ -79,7 +83,7 @@ def across(units: Mapping[str, Tensor], sparsity: float, /) -> dict[str, Tensor]
         {'a': tensor([False, False]), 'b': tensor([True, True])}
     """
     check_sparsity("across", sparsity)
-    return dict(zip(units, keep_highest(list(units.values()), sparsity), strict=True))
+    return dict(zip(units, keep_highest(units.values(), sparsity), strict=True))
 
 
 def n_of_m(units: Mapping[str, Tensor], sparsity: float, /, *, n: int = 2, m: int = 4) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tonsor.prune import across, local, n_of_m, per_output
-from tonsor.prune.threshold import CHUNK, kth_lowest
+from tonsor.prune.threshold import CHUNK, lowest
 
 values = st.lists(st.integers(-3, 3), min_size=1, max_size=40)
 sparsities = st.floats(0, 1, exclude_max=True)
@@ -59,9 +59,10 @@ def test_the_counted_threshold_is_the_sorted_one(dtype):
     parts[1][0] = torch.tensor([-torch.inf, torch.inf, 0.0, -0.0, 1e-45]).to(dtype)
     joined = torch.cat([part.flatten() for part in parts]).sort().values
     for count in (1, 2, 1000, len(joined) // 2, len(joined) - 1, len(joined)):
-        got = kth_lowest(parts, count)
+        got, rank = lowest(parts, count / len(joined))
         assert got.dtype is dtype
         assert got.item() == joined[count - 1].item()
+        assert rank == count - (joined < got).sum()
 
 
 def test_tensors_of_two_types_are_compared_without_rounding():

@@ -1,11 +1,11 @@
 """Selection shared by the scopes: exact counts, ties by position, no wait for the device."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
-from tonsor.prune.threshold import kth_lowest, kth_of_rows
+from tonsor.prune.threshold import kth_of_rows, lowest
 
 
 def check_sparsity(scope: str, sparsity: float, /) -> None:
@@ -30,14 +30,14 @@ def check_sparsity(scope: str, sparsity: float, /) -> None:
         )
 
 
-def keep_highest(parts: Sequence[Tensor], sparsity: float, /) -> list[Tensor]:
+def keep_highest(parts: Collection[Tensor], sparsity: float, /) -> list[Tensor]:
     """Return which elements stay when all tensors together lose their round(sparsity * elements) lowest.
 
     Of equal elements the one that stands first goes first.
 
     Args:
-        parts: Tensors of any shape, without a not-a-number.
-        sparsity: Fraction removed, in [0, 1).
+        parts: Tensors of any shape, without a not-a-number. They are gone through more than once.
+        sparsity: Fraction removed, in [0, 1); `gone / elements` removes exactly `gone`.
 
     Returns:
         One tensor of booleans for each, of its shape and on its device.
@@ -46,29 +46,24 @@ def keep_highest(parts: Sequence[Tensor], sparsity: float, /) -> list[Tensor]:
         >>> keep_highest([torch.tensor([2.0, 2.0]), torch.tensor([2.0, 1.0])], 0.5)
         [tensor([False,  True]), tensor([ True, False])]
     """
-    total = sum(part.numel() for part in parts)
-    count = round(sparsity * total)
-    if count == 0:
-        return [torch.ones_like(part, dtype=torch.bool) for part in parts]
-    flats = [part.reshape(-1) for part in parts]
-    threshold = kth_lowest(flats, count)
-    keep = [flat > threshold.to(flat.device) for flat in flats]
-    is_cpu = threshold.device.type == "cpu"  # where nothing waits, look whether any tie has to stay
-    if not is_cpu or sum(int(kept.count_nonzero()) for kept in keep) < total - count:
-        keep = _with_ties(flats, keep, threshold, count)
-    return [kept.view(part.shape) for kept, part in zip(keep, parts, strict=True)]
-
-
-def _with_ties(flats: list[Tensor], above: list[Tensor], threshold: Tensor, count: int) -> list[Tensor]:
-    """Return what stays when of the elements that equal the threshold just so many go, the first ones."""
-    below = [(flat < threshold.to(flat.device)).count_nonzero() for flat in flats]
-    tied_gone = count - torch.stack([b.to(threshold.device) for b in below]).sum()
+    threshold, tied_gone = lowest(parts, sparsity)
     keep = []
-    for flat, high in zip(flats, above, strict=True):
-        tied = flat == threshold.to(flat.device)
-        keep.append(high | (tied & (tied.cumsum(0) > tied_gone.to(flat.device))))
-        tied_gone = tied_gone - tied.count_nonzero().to(threshold.device)
+    for part in parts:
+        kept, tied_gone = _above(part.reshape(-1), threshold.to(part.device), tied_gone.to(part.device))
+        keep.append(kept.view(part.shape))
     return keep
+
+
+def _above(flat: Tensor, threshold: Tensor, tied_gone: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what stays when of what equals the threshold the first ones go, and how many have yet to go."""
+    is_cpu = flat.device.type == "cpu"  # where nothing waits, look: most tensors have no tie that matters
+    if is_cpu and tied_gone <= 0:
+        return flat >= threshold, tied_gone
+    tied = flat == threshold
+    left = tied_gone - tied.count_nonzero()
+    if is_cpu and left >= 0:
+        return flat > threshold, left
+    return (flat > threshold) | (tied & (tied.cumsum(0) > tied_gone)), left
 
 
 def keep_highest_of_rows(rows: Tensor, sparsity: float, /) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tonsor.prune.from_calls import Positions
 from tonsor.prune.from_curvature import HessianGradient, InverseFisher
 from tonsor.prune.from_flow import SynapticFlow
 from tonsor.prune.from_inputs import InputNorm
@@ -34,6 +35,7 @@ STATISTICS: dict[str, Callable[..., Collector]] = {
     "activation_variance": activation_variance,
     "activation_rank": activation_rank,
     "norm_scale": NormScale,
+    "positions": Positions,
 }
 SAMPLEWISE = frozenset({"fisher", "inverse_fisher"})  # statistics that see one sample at a time
 NAME = "name"  # the statistic that is always there: the weight's own name

@@ -1,36 +1,46 @@
-"""The k-th lowest value of many tensors, exact, without joining them where the CPU can count."""
+"""The value up to which the lowest of many tensors reach: exact, and on the CPU without joining them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
 CHUNK = 1 << 18  # elements counted at once: their keys stay in the cache
-BINS = 1 << 16  # half of a key
+DIGIT = 16  # bits of a key that are counted at once
+BINS = 1 << DIGIT
 
 
-def kth_lowest(parts: Sequence[Tensor], count: int, /) -> Tensor:
-    """Return the lowest value that `count` elements of all tensors together do not exceed.
+def lowest(parts: Collection[Tensor], sparsity: float, /) -> tuple[Tensor, Tensor]:
+    """Return the highest value of the lowest round(sparsity * elements) of all tensors together.
 
-    On the CPU, for 32 bits and less, elements are counted by the upper half of their bits and then, within
-    one bin, by the lower half: 12 times faster than `kthvalue` of 85 million elements, and no copy of them.
+    On the CPU elements are counted by the upper 16 bits of their keys, then, within one bin, by the next 16:
+    no copy is made of them, and a collection that computes its tensors as it is gone through never has two
+    of them in memory. It is gone through three times for 32 bits and less, five times for 64.
 
     Args:
         parts: Tensors of any shape, without a not-a-number; compared on the device of the first.
-        count: Rank of the value, from 1 to the number of elements.
+        sparsity: Fraction of the elements that is meant, in [0, 1).
 
     Returns:
-        The value, shape `(1,)`, in the widest type of the tensors.
+        The value, shape `(1,)`, in the widest type of the tensors, and how many of the elements that equal
+        it are meant, shape `()`. Minus infinity where no element is.
 
     Example:
-        >>> kth_lowest([torch.tensor([5.0, 1.0]), torch.tensor([3.0])], 2)
-        tensor([3.])
+        >>> lowest([torch.tensor([5.0, 1.0]), torch.tensor([3.0, 3.0])], 0.5)
+        (tensor([3.]), tensor(1))
     """
-    narrow = all(part.dtype in (torch.float32, torch.float16, torch.bfloat16) for part in parts)
-    if narrow and all(part.device.type == "cpu" for part in parts):
-        return _count_down(parts, count)
-    together = torch.cat([part.reshape(-1).to(parts[0].device) for part in parts])
-    return kth_of_rows(together.view(1, -1), count).view(1)
+    kinds = [(part.dtype, part.device, part.numel()) for part in parts]
+    total = sum(size for _, _, size in kinds)
+    count = round(sparsity * total)
+    if count == 0:
+        return torch.tensor([-torch.inf]), torch.tensor(0)
+    if total <= CHUNK or any(device.type != "cpu" for _, device, _ in kinds):
+        first = kinds[0][1]
+        together = torch.cat([part.reshape(-1).to(first) for part in parts])
+        value = kth_of_rows(together.view(1, -1), count).view(1)
+        return value, count - (together < value).sum()
+    dtype = torch.stack([torch.zeros((), dtype=dtype) for dtype, _, _ in kinds]).dtype
+    return _count_down(parts, count, dtype)
 
 
 def kth_of_rows(rows: Tensor, count: int, /) -> Tensor:
@@ -52,32 +62,45 @@ def kth_of_rows(rows: Tensor, count: int, /) -> Tensor:
     return rows.kthvalue(count, dim=-1, keepdim=True).values
 
 
-def _count_down(parts: Sequence[Tensor], count: int) -> Tensor:
-    """Return the value of a rank by counting the halves of the elements' keys."""
-    upper = torch.zeros(BINS, dtype=torch.int64)
-    for part in parts:
-        for chunk in torch.split(part.reshape(-1), CHUNK):
-            upper += ((_keys(chunk) >> 16) + BINS // 2).bincount(minlength=BINS)
-    high, count = _bin_of(upper, count)
-    lower = torch.zeros(BINS, dtype=torch.int64)
-    for part in parts:
-        for chunk in torch.split(part.reshape(-1), CHUNK):
-            keys = _keys(chunk)
-            lower += (keys[(keys >> 16) + BINS // 2 == high] & (BINS - 1)).bincount(minlength=BINS)
-    low, _ = _bin_of(lower, count)
-    key = torch.tensor([(high - BINS // 2) << 16 | low], dtype=torch.int32)
-    dtype = torch.stack([part.new_zeros(()) for part in parts]).dtype
-    return _flip(key).view(torch.float32).to(dtype)
+def _count_down(parts: Collection[Tensor], count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the value of a rank, and the rank among its equals, counting one digit of the keys at a time."""
+    wide = torch.promote_types(dtype, torch.float32)
+    shifts = range(torch.finfo(wide).bits - DIGIT, -1, -DIGIT)
+    key = 0  # the digits found so far, signed by the first
+    for shift in shifts:
+        counts = torch.zeros(BINS, dtype=torch.int64)
+        for part in parts:
+            for chunk in torch.split(part.detach().reshape(-1), CHUNK):
+                found = _digits(_keys(chunk.to(wide)), shift, None if shift == shifts[0] else key).bincount()
+                counts[: len(found)] += found
+        digit, count = _bin_of(counts, count)
+        key = (key << DIGIT) + digit - (BINS // 2 if shift == shifts[0] else 0)
+    return _value(key, wide).to(dtype), torch.tensor(count)
+
+
+def _digits(keys: Tensor, shift: int, begin: int | None) -> Tensor:
+    """Return a digit of the keys that begin so; without a beginning the first digit, made positive."""
+    if begin is None:
+        return (keys >> shift) + BINS // 2
+    inside = (keys >> (shift + DIGIT)) == begin
+    chosen = keys.numpy().compress(inside.numpy())  # four times faster than torch's choice where few are
+    return (torch.from_numpy(chosen) >> shift) & (BINS - 1)
 
 
 def _keys(values: Tensor) -> Tensor:
-    """Return 32-bit integers in the order of the values."""
-    return _flip(values.detach().float().view(torch.int32))
+    """Return integers in the order of the floats; both zeros have the key 0."""
+    bits = values.view(torch.int32 if values.dtype == torch.float32 else torch.int64)
+    if not bits.numel() or bits.min() >= 0:
+        return bits
+    sign = bits >> (torch.iinfo(bits.dtype).bits - 1)  # -1 or 0; six times faster than a choice by `where`
+    return (bits ^ (sign & torch.iinfo(bits.dtype).max)) - sign
 
 
-def _flip(bits: Tensor) -> Tensor:
-    """Turn the bits of negative floats around, but for the sign; twice is nothing."""
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+def _value(key: int, dtype: torch.dtype) -> Tensor:
+    """Return the float of a key, shape `(1,)`."""
+    bits = torch.tensor([abs(key)], dtype=torch.int32 if dtype == torch.float32 else torch.int64)
+    size = bits.view(dtype)
+    return -size if key < 0 else size
 
 
 def _bin_of(counts: Tensor, count: int) -> tuple[int, int]:

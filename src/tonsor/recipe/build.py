@@ -43,6 +43,7 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "importance": prune.IMPORTANCES,
     "pattern": prune.PATTERNS,
     "scope": prune.SCOPES,
+    "budget": prune.COSTS,
     "loss": LOSSES,
     "metric": METRICS,
     "export": export.FORMATS,
@@ -64,12 +65,16 @@ class Methods:
 
 @dataclass(frozen=True)
 class Cut:
-    """Hold what a pass of pruning uses, bound; no pattern means the coupled channels of the model."""
+    """Hold what a pass of pruning uses, bound; no pattern means the coupled channels of the model.
+
+    The schedule leads to the sparsity it is given as `final`.
+    """
 
     importance: Callable[..., Tensor]
     pattern: Any | None
     scope: Callable[..., dict[str, Tensor]]
     schedule: Callable[..., float]
+    budget: prune.Budget | None
 
 
 def methods(training: Training, place: str, mistakes: Mistakes) -> Methods:
@@ -119,14 +124,16 @@ def cut(section: PrunePass, place: str, mistakes: Mistakes) -> Cut:
     table = {**TABLES["pattern"], COUPLED: prune.Element}
     pattern = bind_rule(table, section.pattern, f"{place}.pattern", mistakes)
     importance, scope = bound["importance"], bound["scope"]
+    sparsity = section.sparsity or 0.0
     if importance and scope:
-        trial.attempt(partial(trial.finder, importance, scope, section.sparsity), f"{place}.scope", mistakes)
-    levels = (0.0, section.sparsity, section.sparsity)
+        trial.attempt(partial(trial.finder, importance, scope, sparsity), f"{place}.scope", mistakes)
+    levels = (0.0, sparsity, sparsity)
     return Cut(
         importance=importance or prune.magnitude,
         pattern=None if is_coupled else pattern,
         scope=scope or prune.across,
         schedule=_schedule(section.schedule, f"{place}.schedule", mistakes, levels),
+        budget=_budget(section.budget, f"{place}.budget", mistakes),
     )
 
 
@@ -202,6 +209,21 @@ def _optimizer(named: Rule, place: str, mistakes: Mistakes) -> Callable[..., Opt
     if len(mistakes.found) == before:
         trial.attempt(lambda: bound([torch.zeros(2, 2, requires_grad=True)]), place, mistakes)
     return bound
+
+
+def _budget(named: Rule | None, place: str, mistakes: Mistakes) -> prune.Budget | None:
+    """Return what the weights that stay may cost, the cost's keys bound."""
+    if named is None:
+        return None
+    before = len(mistakes.found)
+    own = {key: value for key, value in named.settings.items() if key in ("share", "limit")}
+    rest = {key: value for key, value in named.settings.items() if key not in own}
+    cost = bind_rule(TABLES["budget"], Rule(rule=named.rule, **rest), place, mistakes)
+    budget = bind(partial(prune.Budget, cost=cost or prune.parameters), own, place, mistakes)
+    made: list[prune.Budget] = []
+    if len(mistakes.found) == before:
+        trial.attempt(lambda: made.append(budget()), place, mistakes)
+    return made[0] if made else None
 
 
 def _schedule(

@@ -145,10 +145,34 @@ def test_a_value_out_of_range_is_told_before_anything_is_trained(section, told):
         ),
         ({"pattern": {"rule": "channel", "dims": 1}}, "prune.0.pattern: unknown key 'dims'"),
         ({"pattern": {"rule": "channel_groups", "dim": 1}}, "prune.0.pattern: unknown key 'dim'"),
+        ({"pattern": {"rule": "channel", "reduction": "avg"}}, "prune.0.pattern.reduction:"),
+        ({"scope": {"rule": "by_table", "table": {"a": 1.0}}}, "must be the fraction removed, in [0, 1)"),
+        ({"scope": {"rule": "owl", "spread": 0.7}}, "prune.0.scope: prune.owl: spread must lie in"),
+        (
+            {"budget": {"rule": "mac", "share": 0.5}},
+            "prune.0.budget: unknown rule 'mac'; did you mean 'macs'",
+        ),
+        ({"budget": "macs"}, "prune.0.budget: prune.Budget: give either share or limit"),
+        ({"budget": {"rule": "macs", "share": "half"}}, "prune.0.budget.share:"),
+        ({"budget": {"rule": "parameters", "bits": 8, "share": 0.5}}, "prune.0.budget: unknown key 'bits'"),
     ],
 )
 def test_a_wrong_cut_is_told(keys, told):
-    assert any(told in line for line in mistakes_of(prune=[{"sparsity": 0.5, **keys}]))
+    aim = {} if "budget" in keys else {"sparsity": 0.5}
+    assert any(told in line for line in mistakes_of(prune=[{**aim, **keys}]))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"scope": {"rule": "by_table", "table": {"0.*": 0.5, "*": 0.0}}, "sparsity": 0.9},
+        {"scope": "uniform_plus", "sparsity": 0.6},
+        {"pattern": {"rule": "channel", "dim": [0, 1], "reduction": "l2"}, "sparsity": 0.9},
+        {"budget": {"rule": "bytes_on_disk", "bits": 8, "limit": 1000}},
+    ],
+)
+def test_what_only_the_real_weights_can_tell_is_no_mistake(keys):
+    assert check_rules(recipe(prune=[keys])) is None
 
 
 def test_what_a_recipe_leaves_open_is_filled_in():

@@ -9,8 +9,9 @@ from tonsor.recipe.build import COUPLED, TABLES, check_rules, methods
 from tonsor.recipe.context import Run
 from tonsor.recipe.evaluate import call
 from tonsor.recipe.folder import RunFolder
-from tonsor.recipe.schema import Recipe
+from tonsor.recipe.schema import PrunePass, Recipe
 from tonsor.recipe.selection import prunable
+from tonsor.shrink import channel_groups
 from tonsor.spelling import unknown
 
 
@@ -54,12 +55,20 @@ def check_recipe(recipe: Recipe) -> Iterator[str]:
         raise ValueError(f"model, data and loss do not fit together: {error}") from error
     for number, section in enumerate(recipe.prune):
         names = ", ".join(prunable(model, section.include, section.exclude))
-        yield f"prune.{number}: {section.sparsity:.0%} of {names}"
+        yield f"prune.{number}: {_aim(section)} of {names}"
     yield f"stages: {', '.join(run.stages)}"
 
 
+def _aim(section: PrunePass) -> str:
+    """Return how far a pass goes, in words."""
+    if section.budget is None:
+        return f"{section.sparsity or 0:.0%}"
+    bounds = ", ".join(f"{key} = {value}" for key, value in section.budget.settings.items())
+    return f"a budget of {section.budget.rule} ({bounds})"
+
+
 def describe(kind: str | None = None) -> Iterator[str]:
-    """Yield a line for every rule with its keys and defaults, kind by kind.
+    """Yield a line for every rule with its keys and defaults, kind by kind; of one kind also what each does.
 
     Args:
         kind: One kind only.
@@ -68,9 +77,10 @@ def describe(kind: str | None = None) -> Iterator[str]:
         ValueError: If the kind is not known.
 
     Example:
-        >>> for line in list(describe("clip"))[:2]: print(line)
-        clip
-          value           clip_value=1.0
+        >>> for line in list(describe("scope"))[:3]: print(line)
+        scope
+          local
+              Let the units of each tensor compete among themselves: every tensor loses the same fraction.
     """
     if kind is not None and kind not in TABLES:
         raise ValueError(unknown("kind of rule", kind, TABLES))
@@ -81,11 +91,21 @@ def describe(kind: str | None = None) -> Iterator[str]:
             if name == "pattern":
                 rules[COUPLED] = ""
             width = max(len(rule) for rule in rules)
-            yield from (f"  {rule:<{width}}  {keys}".rstrip() for rule, keys in rules.items())
+            for rule, keys in rules.items():
+                yield f"  {rule:<{width}}  {keys}".rstrip()
+                if kind is not None:
+                    yield f"      {_sentence(table.get(rule, channel_groups))}"
+
+
+def _sentence(function: Callable[..., Any]) -> str:
+    """Return what a rule says of itself first."""
+    return (inspect.getdoc(function) or "").partition("\n")[0]
 
 
 def _keys(function: Callable[..., Any]) -> str:
     """Return the keys of a rule with their defaults."""
-    named = [p for p in tunable(function).values() if p.name != "params"]  # what an optimizer works on
+    given = ("params", "positions")  # what an optimizer works on, and what a run finds out by itself
+    named = [p for p in tunable(function).values() if p.name not in given]
     keys = [p.name if p.default is inspect.Parameter.empty else f"{p.name}={p.default!r}" for p in named]
-    return ", ".join([f"{name}={{ rule = ... }}" for name in wraps(function)] + keys)
+    bounds = ["share or limit"] if function in TABLES["budget"].values() else []
+    return ", ".join([f"{name}={{ rule = ... }}" for name in wraps(function)] + bounds + keys)

@@ -144,6 +144,8 @@ def _told(location: tuple[int | str, ...], entry: Any) -> tuple[str, str]:
     if entry["type"] == "missing":
         return parent, f"key '{location[-1]}' is missing"
     place = ".".join(str(part) for part in location)
+    if entry["type"] == "value_error":  # of a section's own check
+        return place, str(entry["ctx"]["error"])
     hint = "; write [[prune]], a list of passes" if location == ("prune",) else ""
     return place, f"{entry['msg'][0].lower()}{entry['msg'][1:]}; got {entry['input']!r}{hint}"
 

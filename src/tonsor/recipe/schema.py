@@ -1,8 +1,8 @@
 """What a recipe may say: the sections of the TOML file with their keys, types and defaults."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -66,7 +66,8 @@ class Training(Section):
 class PrunePass(Training):
     """Say what one pass removes, and how it trains meanwhile (`epochs = 0`: at one stroke)."""
 
-    sparsity: float = Field(ge=0, lt=1)
+    sparsity: float | None = Field(None, ge=0, lt=1)
+    budget: RuleField | None = None  # instead: a cost with `share` of the dense weights', or `limit`
     importance: RuleField = Rule(rule="magnitude")
     pattern: RuleField = Rule(rule="element")
     scope: RuleField = Rule(rule="across")
@@ -75,6 +76,13 @@ class PrunePass(Training):
     include: list[str] = ["*"]  # parameter names, with * and ?; of two dimensions or more
     exclude: list[str] = []
     calibration: int = Field(8, ge=1)  # batches for the statistics an importance asks for
+
+    @model_validator(mode="after")
+    def _has_one_aim(self) -> Self:
+        """Refuse a pass that does not know how far to go, or has been told twice."""
+        if (self.sparsity is None) == (self.budget is None):
+            raise ValueError("either key 'sparsity' or key 'budget' must be given")
+        return self
 
 
 class Shrink(Section):

@@ -9,13 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tonsor.compress import Comm
 from tonsor.prune import find_masks, needs
 from tonsor.recipe.binding import Mistakes
 
-# Shapes of the statistics that are no values for each weight, for a weight of 2x2.
-MATRICES = {"input_gram": (1, 2, 2), "inverse_fisher": (1, 4, 4)}
+# Sizes of the statistics that are matrices, no values for each weight.
+MATRICES: dict[str, Callable[[Tensor], int]] = {
+    "input_gram": lambda weight: weight.shape[1],
+    "inverse_fisher": Tensor.numel,
+}
 
 
 def attempt(trial: Callable[[], Any], place: str, mistakes: Mistakes) -> None:
@@ -76,7 +80,22 @@ def finder(importance: Callable[..., Any], scope: Callable[..., Any], sparsity: 
         Traceback (most recent call last):
         ValueError: ...
     """
-    stats = {"weight": {name: torch.ones(MATRICES.get(name, (2, 2))) for name in needs(importance)}}
-    weights = {"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
+    table = getattr(scope, "keywords", {}).get("table")  # its names are looked for among the weights'
+    names = list(table or ("first", "weight", "last"))  # a scope may spare the first and the last
+    sizes = [2 if name in ("first", "last") else 16 for name in names]
+    weights = {
+        name: torch.arange(1.0, 2 * size + 1).view(2, size) for name, size in zip(names, sizes, strict=True)
+    }
+    stats = {
+        name: {statistic: _example(statistic, weight) for statistic in needs(importance)}
+        for name, weight in weights.items()
+    }
+    sparsity = 0.0 if table else sparsity
     with warnings.catch_warnings(action="ignore"):  # of so small a weight nothing may stay
         find_masks(weights, sparsity, stats=stats, importance=importance, scope=scope)
+
+
+def _example(statistic: str, weight: Tensor) -> Tensor:
+    """Return a sound value of a statistic of a weight."""
+    size = MATRICES.get(statistic)
+    return torch.ones_like(weight) if size is None else torch.eye(size(weight)).unsqueeze(0)
