@@ -21,6 +21,9 @@ SHAPES = [(6, 4), (5, 4, 3, 3), (3, 4, 2), (1, 4)]
 # How many units a scope lets compete, of a tensor of shape (6, 4); n_of_m: the runs of four.
 BLOCKS = {"local": 24, "per_output": 4, "across": 24, "n_of_m": 4}
 
+# Statistics of the features that a weight multiplies: not of its shape, but (groups, features, ...).
+OF_FEATURES = {"input_gram": 3, "input_mean": 2}
+
 
 def example(statistic, weight, generator):
     """Return a sound value of a statistic for a weight; a new statistic needs a line here."""
@@ -199,8 +202,11 @@ def test_a_statistic_broadcasts_to_its_weight_and_leaves_no_hook(statistic):
     )
     batches = [(drawn((3, 4, 4, 4), seed), None) for seed in range(2)]
     found = collect(model, batches, names=[statistic], loss=lambda output, _: output.square().mean())
-    for name in ("0.weight", "2.weight"):
+    for name, groups, features in (("0.weight", 2, 18), ("2.weight", 1, 24)):
         value, weight = found[name][statistic], model.get_parameter(name)
+        if statistic in OF_FEATURES:
+            assert value.shape == (groups, features, features)[: OF_FEATURES[statistic]]
+            continue
         assert torch.broadcast_shapes(value.shape, weight.shape) == weight.shape
         assert value.isfinite().all()
         assert not value.requires_grad

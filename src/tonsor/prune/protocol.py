@@ -95,7 +95,7 @@ class Collector(Protocol):
         ...
 
     def result(self) -> dict[str, Tensor]:
-        """Return the statistic by weight, each of a shape that broadcasts to the weight's."""
+        """Return the statistic by weight, of a shape that broadcasts to the weight's or that it tells."""
         ...
 
     def close(self) -> None:

@@ -3,11 +3,13 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tonsor.prune.from_gram import InputGram
 from tonsor.prune.from_inputs import InputNorm
 from tonsor.prune.from_loss import Gradient
 from tonsor.prune.protocol import Collector, Importance
@@ -17,6 +19,8 @@ from tonsor.spelling import unknown
 STATISTICS: dict[str, Callable[[nn.Module, Mapping[str, Tensor]], Collector]] = {
     "gradient": Gradient,
     "input_norm": InputNorm,
+    "input_gram": InputGram,
+    "input_mean": partial(InputGram, what="mean"),
 }
 NAME = "name"  # the statistic that is always there: the weight's own name
 

@@ -1,0 +1,250 @@
+"""Least squares: the kept weights are refitted to what the layer gave."""
+
+import torch
+from torch import Tensor
+
+from tonsor.prune.rows import damped, factor, rows_of
+
+PIECE = 1 << 23  # elements of the normal equations that are held at once
+
+
+@torch.no_grad()
+def refit(
+    weight: Tensor,
+    mask: Tensor,
+    gram: Tensor,
+    /,
+    *,
+    mean: Tensor | None = None,
+    cross: Tensor | None = None,
+    damping: float = 0.01,
+    widest: int = 4096,
+) -> Tensor:
+    r"""Refit the kept weights of every output to what the dense layer gave, by least squares.
+
+    Each row solves :math:`\min_w (w - \hat w)^\top (G + \lambda I) (w - \hat w)` over the weights that its
+    mask keeps; exactly, by its normal equations. Any mask will do; where all rows keep the same inputs one
+    factorisation is shared, and rows that keep too many are solved by conjugate gradients.
+
+    Args:
+        weight: The dense weight, `(out, in/groups, ...)`.
+        mask: Boolean, shaped like the weight, true where the weight stays.
+        gram: Statistic `input_gram`: :math:`G = E[x x^\top]`.
+        mean: Statistic `input_mean`; given where the layer has a bias that is refitted too
+            (:math:`b + (\hat w - w)^\top m`), so that only the spread of the inputs counts.
+        cross: :math:`E[x_0 x^\top]` of the dense model's inputs and the current ones, less the product of
+            their means where `mean` is given: the target is then what the dense layer gave the dense inputs.
+        damping: :math:`\lambda` over the mean of G's diagonal, at least 0; more trusts the dense weights
+            more and the calibration less.
+        widest: Kept weights of a row up to which the normal equations are factorised.
+
+    Returns:
+        The weight refitted, zero where the mask is false, in the dense weight's shape and type.
+
+    Raises:
+        ValueError: If the shapes do not fit, or the equations have no single solution without damping.
+
+    Example:
+        >>> w, mask = torch.tensor([[1.0, 2.0]]), torch.tensor([[True, False]])
+        >>> refit(w, mask, torch.tensor([[1.0, 0.5], [0.5, 1.0]]), damping=0.0)   # 1 + 2 * 0.5
+        tensor([[2., 0.]])
+
+    References:
+        Frantar and Alistarh, 2023, "SparseGPT", https://arxiv.org/abs/2301.00774 (section 3.1, exact
+        reconstruction)
+        Meng et al., 2024, "ALPS", https://arxiv.org/abs/2406.07831 (conjugate gradients on the support)
+    """
+    rows, grams = rows_of("refit", weight, gram, mean)
+    if mask.shape != weight.shape or mask.dtype != torch.bool:
+        raise ValueError(
+            f"prune.refit: the mask must be boolean of shape {tuple(weight.shape)}; got {mask.dtype} of shape"
+            f" {tuple(mask.shape)}"
+        )
+    stays = mask.to(weight.device).reshape(rows.shape)
+    matrices = damped(grams, damping)
+    targets = rows @ matrices if cross is None else rows @ (cross.double().view_as(grams) + matrices - grams)
+    solved = [
+        _solve(stay, matrix, target, widest)
+        for stay, matrix, target in zip(stays, matrices, targets, strict=True)
+    ]
+    return torch.stack(solved).view(weight.shape).to(weight.dtype)
+
+
+@torch.no_grad()
+def refit_(
+    weight: Tensor,
+    mask: Tensor,
+    gram: Tensor,
+    /,
+    *,
+    bias: Tensor | None = None,
+    mean: Tensor | None = None,
+    damping: float = 0.01,
+) -> None:
+    r"""Refit weight and bias of one layer in place, given any mask.
+
+    With a bias, :math:`b \leftarrow b + (\hat W - W)\,m` as well, the best bias there is.
+
+    Args:
+        weight: The dense weight, `(out, in/groups, ...)`; the zeros of the mask are written too.
+        mask: Boolean, shaped like the weight, true where the weight stays.
+        gram: Statistic `input_gram`.
+        bias: The layer's bias, `(out,)`.
+        mean: Statistic `input_mean`; needed with a bias.
+        damping: As for `refit`.
+
+    Raises:
+        ValueError: If the shapes do not fit, or a bias comes without the mean input.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> x = torch.tensor([[1.0, 2.0], [2.0, 2.0], [3.0, 2.0]])   # the second input never changes
+        >>> before, mask = layer(x), torch.tensor([[True, False]])
+        >>> refit_(layer.weight, mask, x.T @ x / 3, bias=layer.bias, mean=x.mean(0), damping=0.0)
+        >>> torch.allclose(layer(x), before), layer.weight[0, 1].item()
+        (True, 0.0)
+
+    References:
+        Frantar and Alistarh, 2023, "SparseGPT", https://arxiv.org/abs/2301.00774
+    """
+    if bias is not None and mean is None:
+        raise ValueError("prune.refit_: a bias needs the mean input; give mean=, the statistic 'input_mean'")
+    inputs = mean if bias is not None else None
+    new = refit(weight, mask, gram, mean=inputs, damping=damping)
+    if bias is not None and inputs is not None:
+        bias.add_(moved(weight.detach().double() - new.double(), inputs).to(bias.dtype))
+    weight.copy_(new)
+
+
+def moved(change: Tensor, mean: Tensor, /) -> Tensor:
+    """Return what a change of weights adds to the mean of each output, shape `(out,)`.
+
+    Args:
+        change: Shape `(out, in/groups, ...)`.
+        mean: Mean input, `(groups, features)` or `(features,)`.
+
+    Example:
+        >>> moved(torch.tensor([[1.0, 2.0]]), torch.tensor([3.0, 4.0]))
+        tensor([11.], dtype=torch.float64)
+    """
+    means = mean.double().reshape(-1, change[0].numel(), 1)
+    return (change.double().reshape(len(means), -1, means.shape[1]) @ means).flatten()
+
+
+@torch.no_grad()
+def retarget(
+    weight: Tensor,
+    gram: Tensor,
+    cross: Tensor,
+    /,
+    *,
+    damping: float = 0.01,
+) -> Tensor:
+    r"""Return the dense weight that from the current inputs best gives what the layer gave the dense inputs.
+
+    .. math:: \tilde W = (\hat W C + \lambda \hat W)(G + \lambda I)^{-1}
+
+    Layers before it have been pruned, so a layer is fed something else than before; what is pruned from
+    here on is measured against this weight.
+
+    Args:
+        weight: The dense weight, `(out, in/groups, ...)`.
+        gram: :math:`G = E[x x^\top]` of the current inputs.
+        cross: :math:`C = E[x_0 x^\top]` of the dense model's inputs and the current ones.
+        damping: :math:`\lambda` over the mean of G's diagonal; more stays closer to the weight there was.
+
+    Returns:
+        The weight in float64, shaped as before.
+
+    Raises:
+        ValueError: If the shapes do not fit, or G is singular and there is no damping.
+
+    Example:
+        >>> w = torch.tensor([[3.0]])    # the input is half of what it was
+        >>> retarget(w, torch.tensor([[1.0]]), torch.tensor([[2.0]]), damping=0.0)
+        tensor([[6.]], dtype=torch.float64)
+
+    References:
+        Li et al., 2025, "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric Calibration",
+        https://arxiv.org/abs/2504.02692
+    """
+    rows, grams = rows_of("retarget", weight, gram)
+    matrices = damped(grams, damping)
+    target = rows @ (cross.double().view_as(grams) + matrices - grams)
+    return torch.cholesky_solve(target.mT, factor("retarget", matrices)).mT.reshape(weight.shape)
+
+
+def conjugate(start: Tensor, stays: Tensor, matrix: Tensor, target: Tensor, steps: int, /) -> Tensor:
+    """Return the rows that solve their normal equations on the support, by conjugate gradients.
+
+    Preconditioned by the diagonal; all rows go together, each with steps of its own size.
+
+    Args:
+        start: Where to start, `(rows, features)`.
+        stays: The support, true where a weight is.
+        matrix: Positive definite, `(features, features)`.
+        target: Right-hand sides, shaped like the start.
+        steps: Steps at most; it stops earlier where nothing is left to gain.
+
+    Example:
+        >>> support = torch.tensor([[True, False]])
+        >>> conjugate(torch.zeros(1, 2), support, 2 * torch.eye(2), torch.tensor([[4.0, 4.0]]), 1)
+        tensor([[2., 0.]])
+    """
+    scale = matrix.diagonal()
+    found = start * stays
+    residual = (target - found @ matrix) * stays
+    direction = residual / scale
+    power = (residual * direction).sum(1, keepdim=True)
+    enough = 1e-20 * (target * stays * target / scale).sum(1, keepdim=True)
+    for _ in range(steps):
+        if not (power > enough).any():
+            break
+        ahead = (direction @ matrix) * stays
+        step = power / (direction * ahead).sum(1, keepdim=True).clamp(min=torch.finfo(power.dtype).tiny)
+        found = found + step * direction
+        residual = residual - step * ahead
+        upright = residual / scale
+        before, power = power, (residual * upright).sum(1, keepdim=True)
+        direction = upright + direction * (power / before.clamp(min=torch.finfo(power.dtype).tiny))
+    return found
+
+
+def _solve(stays: Tensor, matrix: Tensor, target: Tensor, widest: int) -> Tensor:
+    """Return the rows of one group solved on their supports."""
+    found = torch.zeros_like(target)
+    used = stays.any(1).nonzero().squeeze(1)
+    if not len(used):
+        return found
+    first = stays[used[0]]
+    if (stays[used] == first).all():
+        columns = first.nonzero().squeeze(1)
+        lower = factor("refit", matrix[columns][:, columns])
+        solved = torch.cholesky_solve(target[used][:, columns].mT, lower).mT
+        found[used[:, None], columns] = solved
+        return found
+    counts = stays.sum(1)
+    wide = used[counts[used] > widest]
+    if len(wide):
+        found[wide] = conjugate(found[wide], stays[wide], matrix, target[wide], 2 * widest)
+    narrow = used[counts[used] <= widest]
+    narrow = narrow[counts[narrow].argsort(descending=True)]  # rows of like length share a batch
+    while len(narrow):
+        piece = narrow[: max(1, PIECE // int(counts[narrow[0]]) ** 2)]
+        _solve_rows(found, piece, stays, matrix, target)
+        narrow = narrow[len(piece) :]
+    return found
+
+
+def _solve_rows(found: Tensor, piece: Tensor, stays: Tensor, matrix: Tensor, target: Tensor) -> None:
+    """Solve a few rows at once, each filled up with ones on the diagonal to the longest."""
+    stay = stays[piece]
+    most = int(stay.sum(1).max())
+    columns = stay.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    is_real = stay.gather(1, columns)
+    equations = matrix[columns[:, :, None], columns[:, None, :]]
+    equations *= is_real[:, :, None] & is_real[:, None, :]
+    equations.diagonal(dim1=1, dim2=2).add_((~is_real).to(matrix.dtype))
+    right = (target[piece].gather(1, columns) * is_real).unsqueeze(2)
+    solved = torch.cholesky_solve(right, factor("refit", equations)).squeeze(2)
+    found[piece[:, None], columns] = solved * is_real
