@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tonsor.prune.refit import conjugate
+from tonsor.prune.on_support import conjugate
 from tonsor.prune.rows import by_runs, check_runs, damped, kept, rows_of
 
 STEPS = 300  # ADMM steps at most; some tens are usual

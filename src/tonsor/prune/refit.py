@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from tonsor.prune.from_loss import wide
+from tonsor.prune.on_support import solve
 from tonsor.prune.rows import damped, factor, rows_of
-
-PIECE = 1 << 23  # elements of the normal equations that are held at once
 
 
 @torch.no_grad()
@@ -18,13 +18,13 @@ def refit(
     mean: Tensor | None = None,
     cross: Tensor | None = None,
     damping: float = 0.01,
-    widest: int = 4096,
+    widest: int = 256,
 ) -> Tensor:
     r"""Refit the kept weights of every output to what the dense layer gave, by least squares.
 
     Each row solves :math:`\min_w (w - \hat w)^\top (G + \lambda I) (w - \hat w)` over the weights that its
-    mask keeps; exactly, by its normal equations. Any mask will do; where all rows keep the same inputs one
-    factorisation is shared, and rows that keep too many are solved by conjugate gradients.
+    mask keeps: by factorising its normal equations, one factorisation for all where all rows keep the same
+    inputs; or, where a row keeps many, by conjugate gradients in the weight's own type. Any mask will do.
 
     Args:
         weight: The dense weight, `(out, in/groups, ...)`.
@@ -36,7 +36,8 @@ def refit(
             their means where `mean` is given: the target is then what the dense layer gave the dense inputs.
         damping: :math:`\lambda` over the mean of G's diagonal, at least 0; more trusts the dense weights
             more and the calibration less.
-        widest: Kept weights of a row up to which the normal equations are factorised.
+        widest: Kept weights of a row up to which its normal equations are factorised; from there on
+            conjugate gradients are faster, five times at 768.
 
     Returns:
         The weight refitted, zero where the mask is false, in the dense weight's shape and type.
@@ -64,8 +65,8 @@ def refit(
     matrices = damped(grams, damping)
     targets = rows @ matrices if cross is None else rows @ (cross.double().view_as(grams) + matrices - grams)
     solved = [
-        _solve(stay, matrix, target, widest)
-        for stay, matrix, target in zip(stays, matrices, targets, strict=True)
+        solve(row, stay, matrix, target, widest)
+        for row, stay, matrix, target in zip(rows.to(wide(weight)), stays, matrices, targets, strict=True)
     ]
     return torch.stack(solved).view(weight.shape).to(weight.dtype)
 
@@ -172,79 +173,3 @@ def retarget(
     matrices = damped(grams, damping)
     target = rows @ (cross.double().view_as(grams) + matrices - grams)
     return torch.cholesky_solve(target.mT, factor("retarget", matrices)).mT.reshape(weight.shape)
-
-
-def conjugate(start: Tensor, stays: Tensor, matrix: Tensor, target: Tensor, steps: int, /) -> Tensor:
-    """Return the rows that solve their normal equations on the support, by conjugate gradients.
-
-    Preconditioned by the diagonal; all rows go together, each with steps of its own size.
-
-    Args:
-        start: Where to start, `(rows, features)`.
-        stays: The support, true where a weight is.
-        matrix: Positive definite, `(features, features)`.
-        target: Right-hand sides, shaped like the start.
-        steps: Steps at most; it stops earlier where nothing is left to gain.
-
-    Example:
-        >>> support = torch.tensor([[True, False]])
-        >>> conjugate(torch.zeros(1, 2), support, 2 * torch.eye(2), torch.tensor([[4.0, 4.0]]), 1)
-        tensor([[2., 0.]])
-    """
-    scale = matrix.diagonal()
-    found = start * stays
-    residual = (target - found @ matrix) * stays
-    direction = residual / scale
-    power = (residual * direction).sum(1, keepdim=True)
-    enough = 1e-20 * (target * stays * target / scale).sum(1, keepdim=True)
-    for _ in range(steps):
-        if not (power > enough).any():
-            break
-        ahead = (direction @ matrix) * stays
-        step = power / (direction * ahead).sum(1, keepdim=True).clamp(min=torch.finfo(power.dtype).tiny)
-        found = found + step * direction
-        residual = residual - step * ahead
-        upright = residual / scale
-        before, power = power, (residual * upright).sum(1, keepdim=True)
-        direction = upright + direction * (power / before.clamp(min=torch.finfo(power.dtype).tiny))
-    return found
-
-
-def _solve(stays: Tensor, matrix: Tensor, target: Tensor, widest: int) -> Tensor:
-    """Return the rows of one group solved on their supports."""
-    found = torch.zeros_like(target)
-    used = stays.any(1).nonzero().squeeze(1)
-    if not len(used):
-        return found
-    first = stays[used[0]]
-    if (stays[used] == first).all():
-        columns = first.nonzero().squeeze(1)
-        lower = factor("refit", matrix[columns][:, columns])
-        solved = torch.cholesky_solve(target[used][:, columns].mT, lower).mT
-        found[used[:, None], columns] = solved
-        return found
-    counts = stays.sum(1)
-    wide = used[counts[used] > widest]
-    if len(wide):
-        found[wide] = conjugate(found[wide], stays[wide], matrix, target[wide], 2 * widest)
-    narrow = used[counts[used] <= widest]
-    narrow = narrow[counts[narrow].argsort(descending=True)]  # rows of like length share a batch
-    while len(narrow):
-        piece = narrow[: max(1, PIECE // int(counts[narrow[0]]) ** 2)]
-        _solve_rows(found, piece, stays, matrix, target)
-        narrow = narrow[len(piece) :]
-    return found
-
-
-def _solve_rows(found: Tensor, piece: Tensor, stays: Tensor, matrix: Tensor, target: Tensor) -> None:
-    """Solve a few rows at once, each filled up with ones on the diagonal to the longest."""
-    stay = stays[piece]
-    most = int(stay.sum(1).max())
-    columns = stay.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-    is_real = stay.gather(1, columns)
-    equations = matrix[columns[:, :, None], columns[:, None, :]]
-    equations *= is_real[:, :, None] & is_real[:, None, :]
-    equations.diagonal(dim1=1, dim2=2).add_((~is_real).to(matrix.dtype))
-    right = (target[piece].gather(1, columns) * is_real).unsqueeze(2)
-    solved = torch.cholesky_solve(right, factor("refit", equations)).squeeze(2)
-    found[piece[:, None], columns] = solved * is_real
