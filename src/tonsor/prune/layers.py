@@ -94,7 +94,10 @@ def layer_of(model: nn.Module, name: str, /) -> Layer | None:
     owner = model.get_submodule(path)
     weight = getattr(owner, attribute)
     parent = model.get_submodule(path.rpartition(".")[0]) if path else owner
-    if any(p is weight and n != name for n, p in model.named_parameters(remove_duplicate=False)):
+    if (
+        sum(parameter is weight for module in model.modules() for parameter in module._parameters.values())
+        > 1
+    ):
         return None
     if isinstance(owner, nn.MultiheadAttention):
         return _of_in_proj(owner, name, attribute)

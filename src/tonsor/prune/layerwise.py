@@ -115,7 +115,9 @@ def _wanted(
     elif isinstance(sparsity, Mapping):
         names = list(sparsity)
     else:
-        names = [name for name, p in known.items() if p.ndim > 1 and layer_of(model, name) is not None]
+        names = [
+            name for name, p in model.named_parameters() if p.ndim > 1 and layer_of(model, name) is not None
+        ]
     found: dict[str, Layer] = {}
     for name in names:
         if name not in known:
