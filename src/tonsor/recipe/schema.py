@@ -1,6 +1,6 @@
 """What a recipe may say: the sections of the TOML file with their keys, types and defaults."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -77,6 +77,15 @@ class PrunePass(Training):
     calibration: int = Field(8, ge=1)  # batches for the statistics an importance asks for
 
 
+class Heal(Section):
+    """Say how the weights that stay make up for those that went, without labels or training."""
+
+    calibration: int = Field(32, ge=1)  # batches of training inputs
+    batch_size: int = Field(128, ge=1)
+    damping: float = Field(0.01, ge=0)  # more trusts the dense weights more, the calibration less
+    target: Literal["dense", "current"] = "dense"
+
+
 class Shrink(Section):
     """Ask for the removal of what the masks left without effect; there is nothing to tune yet."""
 
@@ -105,6 +114,7 @@ class Recipe(Section):
     data: DataSource
     train: Training
     prune: list[PrunePass] = []
+    heal: Heal | None = None
     finetune: Training | None = None
     shrink: Shrink | None = None
     export: Export | None = None
