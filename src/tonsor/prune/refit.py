@@ -18,7 +18,7 @@ def refit(
     mean: Tensor | None = None,
     cross: Tensor | None = None,
     damping: float = 0.01,
-    widest: int = 256,
+    widest: int | None = None,
 ) -> Tensor:
     r"""Refit the kept weights of every output to what the dense layer gave, by least squares.
 
@@ -36,8 +36,8 @@ def refit(
             their means where `mean` is given: the target is then what the dense layer gave the dense inputs.
         damping: :math:`\lambda` over the mean of G's diagonal, at least 0; more trusts the dense weights
             more and the calibration less.
-        widest: Kept weights of a row up to which its normal equations are factorised; from there on
-            conjugate gradients are faster, five times at 768.
+        widest: Kept weights of a row up to which its normal equations are factorised; without it as many
+            as that is faster for than conjugate gradients are, which are five times as fast at 768.
 
     Returns:
         The weight refitted, zero where the mask is false, in the dense weight's shape and type.
