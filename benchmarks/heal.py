@@ -12,6 +12,7 @@ import json
 import tempfile
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -29,6 +30,7 @@ from tonsor.prune import (
     eliminate,
     find_masks,
     heal,
+    local,
     prune_layerwise,
     refit,
     wanda,
@@ -89,7 +91,9 @@ class Bench:
         """Prune layer by layer, as published without a refit, against the dense outputs with it."""
         model, started = copy.deepcopy(self.dense), time.process_time()
         ways = {"repair": refit, "target": "dense"} if is_refitted else {"repair": None, "target": "current"}
-        prune_layerwise(model, share, self.batches, rule=RULES[rule], **ways)
+        scored = rule in ("magnitude", "Wanda") and isinstance(share, dict)
+        find = partial(RULES[rule], scope=local) if scored else RULES[rule]
+        prune_layerwise(model, share, self.batches, rule=find, **ways)
         seconds = time.process_time() - started
         return accuracy(model, self.data), seconds
 
@@ -103,7 +107,7 @@ class Bench:
         model, started = copy.deepcopy(self.dense), time.process_time()
         masks: dict[str, Tensor] = {}
         names = list(self.weights)
-        for name, reader in zip(names, names[1:], strict=False):
+        for name, reader in pairwise(names):
             order = self._order(how, name, reader)
             gone = order.argsort()[: len(order) - round(kept * len(order))]
             stays = torch.ones(len(order), dtype=torch.bool)
@@ -158,7 +162,10 @@ def tables(runs: list[dict[str, tuple[float, float]]]) -> str:
     parts = []
     for scope, told in (
         ("equal", "Every layer loses the same fraction; magnitude and Wanda choose within each output:"),
-        ("across", "The layers' fractions are those of magnitude over all weights together:"),
+        (
+            "across",
+            "The layers' fractions are those of magnitude over all weights; all weights of a layer compete:",
+        ),
     ):
         header = ["weights removed", *(part for rule in RULES for part in (rule, "+ refit"))]
         rows = [
@@ -197,11 +204,14 @@ def main() -> None:
         "greedy OBS": max(run["neurons/0.5/greedy OBS/True"][1] for run in runs)
     }
     times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in slowest.items())
-    told = (
-        f"LeNet-300-100 on Fashion-MNIST, test accuracy in percent, mean of {len(runs)} seeds; dense {dense:.2f}."
-        f"\nOne stroke, {CALIBRATION} unlabelled training images, no gradient step. Without a refit the rules are"
-        "\nas published; the refit (bias included) is against the dense outputs. CPU time at 90 %, or half the"
-        f"\nneurons, with the refit: {times}."
+    told = " ".join(
+        [
+            "LeNet-300-100 on Fashion-MNIST, test accuracy in percent,",
+            f"mean of {len(runs)} seeds; dense {dense:.2f}.",
+            f"One stroke, {CALIBRATION} unlabelled training images, no gradient step.",
+            "Without a refit the rules are as published; the refit (bias included) is against the dense outputs.",
+            f"CPU time at 90 %, or half the neurons, with the refit: {times}.",
+        ]
     )
     write_section("Healing after one-shot pruning", "python benchmarks/heal.py", f"{told}\n\n{tables(runs)}")
 

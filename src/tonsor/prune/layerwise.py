@@ -78,12 +78,8 @@ def prune_layerwise(
         masks[layer.name] = layer.upright(mask).contiguous()
         records.append(record(layer, (weight, mask, new), shift, moments, started))
 
-    visited = walk(model, list(wanted.values()), calls, solve, Dense() if target == "dense" else None)
-    missed = [name for name, layer in wanted.items() if layer not in visited]
-    if missed:
-        raise ValueError(
-            f"prune.prune_layerwise: the batches never call {', '.join(missed)}; leave them out of weights="
-        )
+    dense = Dense() if target == "dense" else None
+    walk(model, list(wanted.values()), calls, solve, dense, all_for="prune_layerwise")
     return masks, records
 
 

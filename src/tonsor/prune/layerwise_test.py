@@ -111,8 +111,10 @@ def test_a_mistake_is_told(sparsity, named, says):
 def test_a_weight_that_is_not_called_is_named():
     model = nn.Linear(4, 2)
     model.spare = nn.Linear(4, 2)
+    before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=r"the batches never call spare\.weight"):
         prune_layerwise(model, 0.5, [(torch.randn(9, 4), None)])
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_an_importance_that_needs_a_gradient_is_refused():

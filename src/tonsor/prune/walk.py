@@ -89,6 +89,8 @@ def walk(
     solve: Callable[[Layer, Moments], None],
     dense: Dense | None,
     /,
+    *,
+    all_for: str | None = None,
 ) -> list[Layer]:
     """Call `solve` for each layer with its moments, in the order of the model's calls.
 
@@ -102,9 +104,13 @@ def walk(
         calls: One call for each calibration batch.
         solve: May change the layer's weight and bias.
         dense: Given where the dense model's inputs are wanted too: keeps what is about to be changed.
+        all_for: Name of the function that needs every layer to be called, for the error.
 
     Returns:
         The layers that were visited.
+
+    Raises:
+        ValueError: If a layer is not called and `all_for` is given; nothing has been changed then.
 
     Example:
         >>> from tonsor.prune.layers import layer_of
@@ -118,6 +124,12 @@ def walk(
     try:
         with unchanged(model):
             parts = plan(model, layers, *_copied(calls[0]))
+            visited = [layer for part in parts for group in part.groups for layer in group.layers]
+            missed = [layer.name for layer in layers if layer not in visited]
+            if missed and all_for:
+                raise ValueError(
+                    f"prune.{all_for}: the batches never call {', '.join(missed)}; leave them out"
+                )
             fed: Fed = (calls, calls)
             for number, part in enumerate(parts):
                 before = parts[number - 1].block if number else None
@@ -127,7 +139,7 @@ def walk(
                 _visit(part.block or model, part, fed, solve, dense)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    return [layer for part in parts for group in part.groups for layer in group.layers]
+    return visited
 
 
 def _fed(
