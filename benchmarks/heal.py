@@ -209,7 +209,8 @@ def main() -> None:
             "LeNet-300-100 on Fashion-MNIST, test accuracy in percent,",
             f"mean of {len(runs)} seeds; dense {dense:.2f}.",
             f"One stroke, {CALIBRATION} unlabelled training images, no gradient step.",
-            "Without a refit the rules are as published; the refit (bias included) is against the dense outputs.",
+            "Without a refit the rules are as published;",
+            "the refit (bias included) is against the dense outputs.",
             f"CPU time at 90 %, or half the neurons, with the refit: {times}.",
         ]
     )

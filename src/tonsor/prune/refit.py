@@ -17,7 +17,7 @@ def refit(
     *,
     mean: Tensor | None = None,
     cross: Tensor | None = None,
-    damping: float = 0.01,
+    damping: float = 0.1,
     widest: int | None = None,
 ) -> Tensor:
     r"""Refit the kept weights of every output to what the dense layer gave, by least squares.
@@ -35,7 +35,8 @@ def refit(
         cross: :math:`E[x_0 x^\top]` of the dense model's inputs and the current ones, less the product of
             their means where `mean` is given: the target is then what the dense layer gave the dense inputs.
         damping: :math:`\lambda` over the mean of G's diagonal, at least 0; more trusts the dense weights
-            more and the calibration less.
+            more and the calibration less. With few samples 0.1 was measured to generalise better than the
+            0.01 that the papers have; with many the two are alike.
         widest: Kept weights of a row up to which its normal equations are factorised; without it as many
             as that is faster for than conjugate gradients are, which are five times as fast at 768.
 
@@ -80,7 +81,7 @@ def refit_(
     *,
     bias: Tensor | None = None,
     mean: Tensor | None = None,
-    damping: float = 0.01,
+    damping: float = 0.1,
 ) -> None:
     r"""Refit weight and bias of one layer in place, given any mask.
 
@@ -139,7 +140,7 @@ def retarget(
     cross: Tensor,
     /,
     *,
-    damping: float = 0.01,
+    damping: float = 0.1,
 ) -> Tensor:
     r"""Return the dense weight that from the current inputs best gives what the layer gave the dense inputs.
 

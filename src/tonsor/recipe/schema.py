@@ -82,7 +82,7 @@ class Heal(Section):
 
     calibration: int = Field(32, ge=1)  # batches of training inputs
     batch_size: int = Field(128, ge=1)
-    damping: float = Field(0.01, ge=0)  # more trusts the dense weights more, the calibration less
+    damping: float = Field(0.1, ge=0)  # more trusts the dense weights more, the calibration less
     target: Literal["dense", "current"] = "dense"
 
 
