@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from tonsor.prune.alps import alps as alps
 from tonsor.prune.block import Block as Block
 from tonsor.prune.budget import Budget as Budget
 from tonsor.prune.budget import find_sparsity as find_sparsity
@@ -14,6 +15,7 @@ from tonsor.prune.by_gradient import gradient as gradient
 from tonsor.prune.by_gradient import snip as snip
 from tonsor.prune.by_gradient import taylor as taylor
 from tonsor.prune.by_gradient import taylor_squared as taylor_squared
+from tonsor.prune.by_importance import by_importance as by_importance
 from tonsor.prune.by_input import input_channel as input_channel
 from tonsor.prune.by_input import thinet as thinet
 from tonsor.prune.by_input import wanda as wanda
@@ -36,7 +38,10 @@ from tonsor.prune.by_weight import random as random
 from tonsor.prune.cost import bytes_on_disk as bytes_on_disk
 from tonsor.prune.cost import macs as macs
 from tonsor.prune.cost import parameters as parameters
+from tonsor.prune.eliminate import eliminate as eliminate
 from tonsor.prune.find import find_masks as find_masks
+from tonsor.prune.heal import heal as heal
+from tonsor.prune.layerwise import prune_layerwise as prune_layerwise
 from tonsor.prune.patterns import Channel as Channel
 from tonsor.prune.patterns import Element as Element
 from tonsor.prune.protocol import Collector as Collector
@@ -46,11 +51,18 @@ from tonsor.prune.protocol import Pattern as Pattern
 from tonsor.prune.protocol import Scope as Scope
 from tonsor.prune.protocol import Stats as Stats
 from tonsor.prune.pruner import Pruner as Pruner
+from tonsor.prune.refit import refit as refit
+from tonsor.prune.refit import refit_ as refit_
+from tonsor.prune.refit import retarget as retarget
+from tonsor.prune.repaired import Repaired as Repaired
 from tonsor.prune.rounds import find_in_rounds as find_in_rounds
 from tonsor.prune.scopes import across as across
 from tonsor.prune.scopes import local as local
 from tonsor.prune.scopes import n_of_m as n_of_m
 from tonsor.prune.scopes import per_output as per_output
+from tonsor.prune.solvers import LayerRule as LayerRule
+from tonsor.prune.solvers import Repair as Repair
+from tonsor.prune.sparsegpt import sparsegpt as sparsegpt
 from tonsor.prune.statistics import STATISTICS as STATISTICS
 from tonsor.prune.statistics import collect as collect
 from tonsor.prune.statistics import needs as needs
@@ -97,4 +109,9 @@ COSTS: dict[str, Callable[..., float]] = {
     "parameters": parameters,
     "bytes_on_disk": bytes_on_disk,
     "macs": macs,
+}
+LAYER_RULES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "by_importance": by_importance,
+    "sparsegpt": sparsegpt,
+    "alps": alps,
 }

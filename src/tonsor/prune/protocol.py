@@ -101,9 +101,9 @@ class Collector(Protocol):
     def result(self) -> dict[str, Tensor]:
         """Return the statistic by weight.
 
-        Each broadcasts to its weight, or is a stack of square matrices: the Gram over the weight's input
-        features `(groups, d, d)` with d as the columns of `weight.flatten(1)`, or blocks along the flattened
-        weight `(blocks, block, block)`. It is asked for after `close`, when no hook hangs any more.
+        Each broadcasts to its weight, or is a mean `(groups, d)` or Gram `(groups, d, d)` over the weight's
+        input features, with d as the columns of `weight.flatten(1)`, or blocks along the flattened weight
+        `(blocks, block, block)`. It is asked for after `close`, when no hook hangs any more.
         """
         ...
 

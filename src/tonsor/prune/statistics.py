@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tonsor.prune.from_calls import Positions
 from tonsor.prune.from_curvature import HessianGradient, InverseFisher
 from tonsor.prune.from_flow import SynapticFlow
+from tonsor.prune.from_gram import InputGram
 from tonsor.prune.from_inputs import InputNorm
 from tonsor.prune.from_loss import Gradient, fisher, squared_gradient, weight_gradient
 from tonsor.prune.from_norms import NormScale
@@ -36,6 +37,8 @@ STATISTICS: dict[str, Callable[..., Collector]] = {
     "activation_rank": activation_rank,
     "norm_scale": NormScale,
     "positions": Positions,
+    "input_gram": InputGram,
+    "input_mean": partial(InputGram, what="mean"),
 }
 SAMPLEWISE = frozenset({"fisher", "inverse_fisher"})  # statistics that see one sample at a time
 NAME = "name"  # the statistic that is always there: the weight's own name

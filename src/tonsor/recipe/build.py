@@ -158,6 +158,8 @@ def check_rules(recipe: Recipe) -> None:
     for number, section in enumerate(recipe.prune):
         methods(section, f"prune.{number}", mistakes)
         cut(section, f"prune.{number}", mistakes)
+    if recipe.heal is not None:
+        _check_heal(recipe, mistakes)
     if recipe.finetune is not None:
         methods(recipe.finetune, "finetune", mistakes)
     source(recipe.model, recipe.model.build, "model", "build", mistakes)
@@ -168,6 +170,19 @@ def check_rules(recipe: Recipe) -> None:
         mistakes.add("device", unknown("device", recipe.device, ("auto", "cpu", "cuda")))
     if mistakes.found:
         raise RecipeError(recipe.name, mistakes.found)
+
+
+def _check_heal(recipe: Recipe, mistakes: Mistakes) -> None:
+    """Refuse a repair of nothing, and one that would throw away what the passes have trained."""
+    if not recipe.prune:
+        mistakes.add("heal", "there is nothing to make up for; add [[prune]], or leave [heal] out")
+    for number, section in enumerate(recipe.prune):
+        if section.epochs:
+            mistakes.add(
+                "heal",
+                f"it starts from the dense weights, and prune.{number} trains for {section.epochs} epochs;"
+                " set epochs = 0 in it (and train in [finetune]), or leave [heal] out",
+            )
 
 
 def source(named: Named, path: str, place: str, key: str, mistakes: Mistakes) -> Callable[[], Any] | None:

@@ -21,7 +21,8 @@ from tonsor.recipe.schema import Recipe
 WEIGHTS = "model.safetensors"
 MASKS = "masks.safetensors"
 EXAMPLE = 64  # samples in the example batch
-TRAINING = ("train", "prune", "finetune")  # the stages that leave weights of the full shape
+TRAINING = ("train", "prune", "finetune")  # the stages that every worker runs
+FULL = (*TRAINING, "heal")  # the stages that leave weights of the full shape
 
 
 class Interrupted(KeyboardInterrupt):
@@ -62,7 +63,7 @@ class Run:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages of the recipe, in order."""
-        sections = ("prune", "finetune", "shrink", "export")
+        sections = ("prune", "heal", "finetune", "shrink", "export")
         asked = [name for name in sections if getattr(self.recipe, name) not in (None, [])]
         return ("train", *asked, "report")
 
@@ -115,7 +116,7 @@ class Run:
     def last_trained(self, before: str = "report") -> str:
         """Return the last stage before another one that leaves weights of the full shape."""
         earlier = self.stages[: self.stages.index(before)]
-        return [stage for stage in earlier if stage in TRAINING][-1]
+        return [stage for stage in earlier if stage in FULL][-1]
 
     def example(self) -> Any:
         """Return a batch of test inputs, on the device: what the model is traced, compared and timed with."""

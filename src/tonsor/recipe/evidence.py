@@ -41,6 +41,7 @@ def gather(run: Run, models: Mapping[str, nn.Module], bytes_of: Mapping[str, int
         "layers": _layers(models),
         "histograms": _histograms(models),
         **_histories(run),
+        "heal": receipts.get("heal", {}).get("heal", []),
         "shrink": receipts.get("shrink", {}).get("shrink"),
         "export": receipts.get("export", {}).get("export", []),
         "recipe": (run.folder.path / "recipe.toml").read_text(),

@@ -15,7 +15,7 @@ from tonsor.recipe.binding import Mistakes, tunable
 from tonsor.recipe.context import Run
 from tonsor.recipe.fit import Fit
 from tonsor.recipe.job import Job, until
-from tonsor.recipe.schema import PrunePass
+from tonsor.recipe.schema import Heal, PrunePass
 from tonsor.recipe.selection import prunable
 from tonsor.shrink import channel_groups
 
@@ -41,7 +41,7 @@ def one_pass(
     methods = build.methods(section, label, Mistakes())
     cut = build.cut(section, label, Mistakes())
     weights = prunable(model, section.include, section.exclude)
-    samples = _calibration(run, data, section, label)
+    samples = calibration(run, data, section, label)
     wanted = needs(cut.importance)
     statistics = partial(collect, model, samples, names=wanted, weights=weights, loss=methods.loss)
     pattern = cut.pattern or channel_groups(model, samples[0][0])
@@ -99,8 +99,15 @@ def _with_positions(
     return replace(budget, cost=partial(budget.cost, positions=positions))
 
 
-def _calibration(run: Run, data: Data, section: PrunePass, label: str) -> list[tuple[Any, Any]]:
-    """Return the batches for the statistics: the same on every worker, so that the masks are."""
+def calibration(run: Run, data: Data, section: PrunePass | Heal, label: str) -> list[tuple[Any, Any]]:
+    """Return the batches for statistics and repair: the same on every worker, so that the masks are.
+
+    Args:
+        run: The run.
+        data: Data sets by name.
+        section: Says how many batches, and of what size.
+        label: The stage's place in the recipe; another one gets other batches.
+    """
     seed = mix(run.recipe.seed, label, "calibration")
     batches = Batches(data["train"], batch_size=section.batch_size, seed=seed)
     taken = [batches(step) for step in range(section.calibration)]

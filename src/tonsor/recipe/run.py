@@ -11,11 +11,13 @@ from tonsor.files import read_json
 from tonsor.recipe import stages
 from tonsor.recipe.build import check_rules
 from tonsor.recipe.context import TRAINING, Run
+from tonsor.recipe.healing import heal
 from tonsor.recipe.stages import Made
 
 STAGES: dict[str, Callable[[Run], Made]] = {
     "train": stages.train,
     "prune": stages.prune,
+    "heal": heal,
     "finetune": stages.finetune,
     "shrink": stages.shrink,
     "export": stages.export,

@@ -1,6 +1,6 @@
 """What a recipe may say: the sections of the TOML file with their keys, types and defaults."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -85,6 +85,15 @@ class PrunePass(Training):
         return self
 
 
+class Heal(Section):
+    """Say how the weights that stay make up for those that went, without labels or training."""
+
+    calibration: int = Field(32, ge=1)  # batches of training inputs
+    batch_size: int = Field(128, ge=1)
+    damping: float = Field(0.1, ge=0)  # more trusts the dense weights more, the calibration less
+    target: Literal["dense", "current"] = "dense"
+
+
 class Shrink(Section):
     """Ask for the removal of what the masks left without effect; there is nothing to tune yet."""
 
@@ -113,6 +122,7 @@ class Recipe(Section):
     data: DataSource
     train: Training
     prune: list[PrunePass] = []
+    heal: Heal | None = None
     finetune: Training | None = None
     shrink: Shrink | None = None
     export: Export | None = None
