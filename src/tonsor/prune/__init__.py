@@ -1,23 +1,31 @@
 """Weights are scored and set to zero."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from tonsor.masked import clear_state_ as clear_state_
+from tonsor.masked import mask_gradients_ as mask_gradients_
 from tonsor.prune.by_gradient import taylor as taylor
 from tonsor.prune.by_input import wanda as wanda
 from tonsor.prune.by_weight import magnitude as magnitude
 from tonsor.prune.by_weight import random as random
 from tonsor.prune.find import find_masks as find_masks
+from tonsor.prune.from_training import DenseGradient as DenseGradient
 from tonsor.prune.patterns import Channel as Channel
 from tonsor.prune.patterns import Element as Element
 from tonsor.prune.protocol import Collector as Collector
 from tonsor.prune.protocol import Importance as Importance
+from tonsor.prune.protocol import Masking as Masking
 from tonsor.prune.protocol import Masks as Masks
 from tonsor.prune.protocol import Pattern as Pattern
 from tonsor.prune.protocol import Scope as Scope
 from tonsor.prune.protocol import Stats as Stats
+from tonsor.prune.protocol import Watch as Watch
 from tonsor.prune.pruner import Pruner as Pruner
+from tonsor.prune.regrowing import regrow as regrow
+from tonsor.prune.regrowing import rigl as rigl
+from tonsor.prune.regrowing import sparse_evolution as sparse_evolution
 from tonsor.prune.scopes import across as across
 from tonsor.prune.scopes import local as local
 from tonsor.prune.scopes import n_of_m as n_of_m
@@ -42,4 +50,13 @@ SCOPES: dict[str, Callable[..., dict[str, Tensor]]] = {
     "per_output": per_output,
     "across": across,
     "n_of_m": n_of_m,
+}
+# What moves masks instead of narrowing them: called like `find_masks`, with the fraction that moves.
+REGROWS: dict[str, Callable[..., Masks]] = {
+    "sparse_evolution": sparse_evolution,
+    "rigl": rigl,
+}
+# Statistics that are gathered from the training itself, made with the weights by name.
+WATCHES: dict[str, Callable[[Mapping[str, Tensor]], Watch]] = {
+    "gradient": DenseGradient,
 }
