@@ -19,6 +19,7 @@ ATTACHED = {
     "attached_handle",
     "attached_clip",
     "attached_loan",
+    "attached_masks",
     "attached_signs",
     "attached_where",
 }
