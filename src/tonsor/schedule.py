@@ -154,6 +154,35 @@ def exponential(
     return 1 - float((1 - initial) ** (1 - progress) * (1 - final) ** progress)
 
 
+def stairs(
+    step: int, /, *, initial: float = 0.0, final: float = 1.0, start: int = 0, stop: int, count: int = 10
+) -> float:
+    r"""Go from `initial` to `final` in equal stairs: :math:`v_0 + (v_1 - v_0) \lfloor p\,n \rfloor / n`.
+
+    Args:
+        step: Counted from 0.
+        initial: Value up to `start`, and on to the first stair.
+        final: Value from `stop` on.
+        start: Last step at the initial value.
+        stop: First step at the final value, not before `start`.
+        count: How many stairs, at least 1; more comes near to `linear`.
+
+    Returns:
+        The value at the step.
+
+    Raises:
+        ValueError: If `stop` lies before `start`, or `count` below 1.
+
+    Example:
+        >>> [stairs(s, stop=8, count=2) for s in (0, 3, 4, 7, 8)]
+        [0.0, 0.0, 0.5, 0.5, 1.0]
+    """
+    if count < 1:
+        raise ValueError(f"schedule.stairs: count must be at least 1; got {count}")
+    # 1e-9: a third of 9 steps times 3 stairs is a little less than 1.
+    return _between(initial, final, math.floor(_progress(step, start, stop) * count + 1e-9) / count)
+
+
 def _between(initial: float, final: float, share: float) -> float:
     """Return the point between two values, exact at both ends."""
     return final if share == 1 else initial + (final - initial) * share
@@ -174,4 +203,5 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "cosine": cosine,
     "cubic": cubic,
     "exponential": exponential,
+    "stairs": stairs,
 }

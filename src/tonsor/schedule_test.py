@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tonsor.schedule import SCHEDULES, constant, cubic, exponential
+from tonsor.schedule import SCHEDULES, constant, cubic, exponential, stairs
 
 RAMPS = {name: rule for name, rule in SCHEDULES.items() if rule is not constant}
 steps = st.integers(0, 1000)
@@ -62,3 +62,10 @@ def test_exponential_removes_the_same_share_of_what_is_left_in_each_round():
 def test_exponential_refuses_what_is_no_sparsity():
     with pytest.raises(ValueError, match=r"at most 1; got 0.0 to 90"):
         exponential(0, final=90, stop=3)
+
+
+def test_stairs_are_of_equal_height_and_width():
+    values = [stairs(step, final=0.7, start=5, stop=26, count=7) for step in range(5, 27)]
+    assert values == pytest.approx([0.1 * (k // 3) for k in range(22)])
+    with pytest.raises(ValueError, match="count must be at least 1; got 0"):
+        stairs(1, stop=5, count=0)

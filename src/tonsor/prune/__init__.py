@@ -30,6 +30,7 @@ from tonsor.prune.scopes import across as across
 from tonsor.prune.scopes import local as local
 from tonsor.prune.scopes import n_of_m as n_of_m
 from tonsor.prune.scopes import per_output as per_output
+from tonsor.prune.soft import SoftPruner as SoftPruner
 from tonsor.prune.statistics import STATISTICS as STATISTICS
 from tonsor.prune.statistics import collect as collect
 from tonsor.prune.statistics import needs as needs

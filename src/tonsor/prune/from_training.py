@@ -1,11 +1,12 @@
 """Statistics that come from the training itself: its own gradients, step by step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tonsor.prune.protocol import Stats
+from tonsor.prune.protocol import Stats, Watch
 
 
 class DenseGradient:
@@ -45,6 +46,51 @@ class DenseGradient:
             )
         seen, self._seen = self._seen, {}
         return seen
+
+
+def gathered(collect: Callable[[], Stats] | Watch | None, /) -> Stats | None:
+    """Return the statistics to find masks by: those a watch has seen, or a function collects now.
+
+    Example:
+        >>> gathered(lambda: {"w": {}}), gathered(None)
+        ({'w': {}}, None)
+    """
+    if collect is None:
+        return None
+    return collect.stats() if isinstance(collect, Watch) else collect()
+
+
+def look(collect: Callable[[], Stats] | Watch | None, *, is_due: Callable[[], bool]) -> None:
+    """Let a watch look at the gradients of a step, if it has a use for that one.
+
+    Example:
+        >>> w = torch.ones(1, requires_grad=True); w.sum().backward()
+        >>> watch = DenseGradient({"w": w})
+        >>> look(watch, is_due=lambda: True); watch.stats()
+        {'w': {'gradient': tensor([1.])}}
+    """
+    if isinstance(collect, Watch) and (not getattr(collect, "only_when_due", False) or is_due()):
+        collect.observe()
+
+
+def memory_of(collect: Callable[[], Stats] | Watch | None, /) -> dict[str, Any]:
+    """Return what a watch remembers; empty for what has no memory.
+
+    Example:
+        >>> memory_of(None)
+        {}
+    """
+    state: dict[str, Any] = getattr(collect, "state_dict", dict)()
+    return state
+
+
+def remind(collect: Callable[[], Stats] | Watch | None, state: dict[str, Any], /) -> None:
+    """Give back to a watch what it remembered.
+
+    Example:
+        >>> remind(None, {})
+    """
+    getattr(collect, "load_state_dict", lambda _: None)(state)
 
 
 def _gradient(weight: Tensor) -> Tensor:

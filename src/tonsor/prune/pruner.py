@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from tonsor.masked import clear_state_
 from tonsor.prune.carried import carried, fraction_gone, start
+from tonsor.prune.from_training import gathered, look, memory_of, remind
 from tonsor.prune.protocol import Masks, Stats, Watch
 from tonsor.schedule import Schedule
 from tonsor.tensors import apply_masks_
@@ -99,9 +100,7 @@ class Pruner:
 
     def observe(self) -> None:
         """Let the watch look at the gradients: after backward, before masks and clipping change them."""
-        watch = self._watch
-        if watch is not None and (self._is_due(self.steps + 1) or not getattr(watch, "only_when_due", False)):
-            watch.observe()
+        look(self._collect, is_due=lambda: self._is_due(self.steps + 1))
 
     def step(self, optimizer: Optimizer | None = None, /) -> None:
         """Find new masks if they are due, and set what they remove to zero.
@@ -122,7 +121,7 @@ class Pruner:
             "masks": dict(self._masks),
             "steps": self.steps,
             "asked": self._asked,
-            "watch": getattr(self._watch, "state_dict", dict)(),
+            "watch": memory_of(self._collect),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -130,18 +129,7 @@ class Pruner:
         self._masks = carried("Pruner", self._parameters, state["masks"])
         self.steps = state["steps"]
         self._asked = state["asked"]
-        getattr(self._watch, "load_state_dict", lambda _: None)(state["watch"])
-
-    @property
-    def _watch(self) -> Watch | None:
-        """What looks at the gradients, if that is where the statistics come from."""
-        return self._collect if isinstance(self._collect, Watch) else None
-
-    def _stats(self) -> Stats | None:
-        """Return the statistics to find masks by."""
-        if self._collect is None:
-            return None
-        return self._collect.stats() if isinstance(self._collect, Watch) else self._collect()
+        remind(self._collect, state["watch"])
 
     def _is_due(self, step: int) -> bool:
         """Return whether masks are to be found at the end of a step."""
@@ -154,7 +142,8 @@ class Pruner:
             clear_state_(optimizer, self._parameters, self._masks)
         amount = self._schedule(step)
         at = {"step": step} if self._regrow else {}
-        self._masks = self._find(self._parameters, amount, stats=self._stats(), within=self._masks, **at)
+        stats = gathered(self._collect)
+        self._masks = self._find(self._parameters, amount, stats=stats, within=self._masks, **at)
         self._asked = amount
         if optimizer is not None:
             clear_state_(optimizer, self._parameters, self._masks)

@@ -236,7 +236,7 @@ def test_a_gradient_that_nobody_looked_at_is_told():
 
 def test_the_dense_gradient_is_copied_only_at_the_step_that_needs_it():
     model, weights, optimizer, pruner = training(rigl)
-    watch = pruner._watch
+    watch = pruner._collect
     seen = []
     watch.observe = lambda: seen.append(pruner.steps + 1) or DenseGradient.observe(watch)
     train(model, weights, optimizer, pruner, range(1, 41))
