@@ -26,6 +26,9 @@ from tonsor.prune.pruner import Pruner as Pruner
 from tonsor.prune.regrowing import regrow as regrow
 from tonsor.prune.regrowing import rigl as rigl
 from tonsor.prune.regrowing import sparse_evolution as sparse_evolution
+from tonsor.prune.rewind import Rewind as Rewind
+from tonsor.prune.rewind import Round as Round
+from tonsor.prune.rewind import rounds as rounds
 from tonsor.prune.scopes import across as across
 from tonsor.prune.scopes import local as local
 from tonsor.prune.scopes import n_of_m as n_of_m
