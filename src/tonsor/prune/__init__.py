@@ -28,7 +28,7 @@ from tonsor.prune.regrowing import rigl as rigl
 from tonsor.prune.regrowing import sparse_evolution as sparse_evolution
 from tonsor.prune.rewind import Rewind as Rewind
 from tonsor.prune.rewind import Round as Round
-from tonsor.prune.rewind import rounds as rounds
+from tonsor.prune.rewind import train_in_rounds as train_in_rounds
 from tonsor.prune.scopes import across as across
 from tonsor.prune.scopes import local as local
 from tonsor.prune.scopes import n_of_m as n_of_m

@@ -65,7 +65,8 @@ def find_masks(
     _check_within(weights, within or {})
     before = {name: _mask(within, name, weight) for name, weight in weights.items()} if within else {}
     pattern = Element() if pattern is None else pattern
-    scores = scores_of(weights, stats or {}, importance, {name: name for name in weights})
+    scores = {name: _scores(name, weight, stats or {}, importance) for name, weight in weights.items()}
+    _check_finite(scores, importance)
     for name, mask in before.items():
         scores[name] = scores[name].where(mask, 0)
     units = pattern.reduce(scores)
@@ -83,33 +84,10 @@ def _mask(masks: Mapping[str, Tensor], name: str, weight: Tensor) -> Tensor:
     return masks[name].to(weight.device) if name in masks else torch.ones_like(weight, dtype=torch.bool)
 
 
-def scores_of(
-    weights: Mapping[str, Tensor], stats: Stats, importance: Importance, names: Mapping[str, str], /
-) -> dict[str, Tensor]:
-    """Return the scores of every weight, checked for shape and finite.
-
-    Args:
-        weights: Weights by name.
-        stats: Statistics by weight and name.
-        importance: Scores the elements.
-        names: What the importance is told as each weight's name.
-
-    Raises:
-        ValueError: If a statistic is missing, or scores have another shape or are not finite.
-
-    Example:
-        >>> scores_of({"w": torch.tensor([-2.0])}, {}, magnitude, {"w": "w"})
-        {'w': tensor([2.])}
-    """
-    scores = {name: _scores(name, weight, stats, importance, names[name]) for name, weight in weights.items()}
-    _check_finite(scores, importance)
-    return scores
-
-
-def _scores(name: str, weight: Tensor, stats: Stats, importance: Importance, told: str) -> Tensor:
+def _scores(name: str, weight: Tensor, stats: Stats, importance: Importance) -> Tensor:
     """Return the scores of one weight, called with the statistics that the importance names."""
     values: list[Any] = [
-        told if statistic == NAME else _statistic(name, statistic, stats, importance)
+        name if statistic == NAME else _statistic(name, statistic, stats, importance)
         for statistic in arguments(importance)
     ]
     scores = importance(weight.detach(), *values)

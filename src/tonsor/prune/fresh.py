@@ -5,8 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from tonsor.prune.unchanged import cuda_devices
-
 
 def refresh_(model: nn.Module, *, seed: int) -> None:
     """Draw all weights of a model anew, in place; torch's random state is left as it was.
@@ -36,7 +34,8 @@ def refresh_(model: nn.Module, *, seed: int) -> None:
                 f"prune.Rewind: '{'.'.join(filter(None, (path, names[0])))}' cannot be drawn anew:"
                 f" {type(module).__name__} has no method reset_parameters(); give it one"
             )
-    with torch.random.fork_rng(cuda_devices(model)):
+    devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         for reset in reversed(resets):
             reset()

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tonsor.prune.by_weight import magnitude, random
-from tonsor.prune.find import scores_of
 from tonsor.prune.protocol import Importance, Masks, Stats
 from tonsor.prune.select import check_sparsity, keep_highest
+from tonsor.prune.statistics import NAME, arguments
 
 
 @torch.no_grad()
@@ -63,13 +63,35 @@ def regrow(
     held = {name: mask.to(weights[name].device) for name, mask in (within or {}).items() if name in weights}
     chosen = {name: weights[name] for name in held}
     of_step = {name: f"{name} {step}" for name in held}
-    drop = scores_of(chosen, stats or {}, rules[0], {name: name for name in held})
-    grow = scores_of(chosen, stats or {}, rules[1], of_step)
+    drop = _scores(chosen, stats or {}, rules[0], {name: name for name in held})
+    grow = _scores(chosen, stats or {}, rules[1], of_step)
     for name, mask in (among or {}).items():
         if name in held:
             grow[name] = grow[name].where(mask.to(grow[name].device), -torch.inf)
     moved = {name: _moved(mask, drop[name], grow[name], fraction) for name, mask in held.items()}
     return {name: moved.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
+
+
+def _scores(
+    weights: Mapping[str, Tensor], stats: Stats, importance: Importance, names: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Return the scores of every weight, all finite; the importance is told the names as they are given."""
+    scores = {}
+    for name, weight in weights.items():
+        known = {NAME: names[name], **stats.get(name, {})}
+        lacking = [statistic for statistic in arguments(importance) if statistic not in known]
+        if lacking:
+            raise ValueError(
+                f"prune.regrow: an importance needs '{lacking[0]}' of weight '{name}'; let a watch or collect"
+                " give it (RigL: collect=DenseGradient(parameters))"
+            )
+        scores[name] = importance(weight.detach(), *(known[statistic] for statistic in arguments(importance)))
+        if not scores[name].isfinite().all():
+            raise ValueError(
+                f"prune.regrow: weight '{name}' got a score that is infinite or not a number; look at the"
+                " weight and its statistics"
+            )
+    return scores
 
 
 def _moved(alive: Tensor, drop: Tensor, grow: Tensor, fraction: float) -> Tensor:

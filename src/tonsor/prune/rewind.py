@@ -175,7 +175,7 @@ class Rewind:
         self._kept = {name: value.clone() for name, value in state["kept"].items()}
 
 
-def rounds(
+def train_in_rounds(
     rewind: Rewind, train: Callable[[nn.Module, Round], object], /, *, count: int = 10
 ) -> Iterator[Round]:
     """Train, prune and rewind in turn, and yield after each training: the model is there to be judged.
@@ -196,7 +196,7 @@ def rounds(
         >>> model = nn.Linear(10, 1)
         >>> def train(model, round):
         ...     pass     # an optimizer, a loop; step round.start is the first
-        >>> for round in rounds(Rewind(model), train, count=2):
+        >>> for round in train_in_rounds(Rewind(model), train, count=2):
         ...     print(round.number, f"{round.sparsity:.1f}", int(model.weight.count_nonzero()))
         0 0.0 10
         1 0.2 8

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import tonsor
-from tonsor.prune import Rewind, find_masks, local, rounds, taylor
+from tonsor.prune import Rewind, find_masks, local, taylor, train_in_rounds
 
 TO = ["weights", "init", "learning_rate", "random", "none"]
 STEPS = 12
@@ -53,7 +53,7 @@ def masked(state, masks):
 @pytest.mark.parametrize("to", TO)
 def test_each_round_removes_a_fifth_of_what_is_left(to):
     rewind = Rewind(problem(), partial(find_masks, scope=local), to=to)
-    found = list(rounds(rewind, training(rewind), count=5))
+    found = list(train_in_rounds(rewind, training(rewind), count=5))
     assert [r.number for r in found] == list(range(6))
     assert [r.sparsity for r in found] == pytest.approx([1 - 0.8**n for n in range(6)], abs=0.02)
     assert [r.start for r in found] == [0, *[{"none": None, "init": 0, "random": 0}.get(to, 4)] * 5]
@@ -156,7 +156,7 @@ def test_attention_is_drawn_anew_as_it_was_built():
 @pytest.mark.parametrize("stopped", [0, 1, 3])
 def test_resume_is_continue(to, stopped):
     def go(rewind, stop):
-        for round in rounds(rewind, training(rewind), count=4):
+        for round in train_in_rounds(rewind, training(rewind), count=4):
             if round.number == stop:
                 return copy.deepcopy([rewind.model.state_dict(), rewind.state_dict()])
         return copy.deepcopy([rewind.model.state_dict(), rewind.state_dict()])

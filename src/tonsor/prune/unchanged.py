@@ -33,7 +33,7 @@ def unchanged(model: nn.Module, /) -> Iterator[None]:
         for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
     ]
-    with torch.random.fork_rng(cuda_devices(model)):
+    with torch.random.fork_rng(_cuda_devices(model)):
         try:
             model.eval()
             yield
@@ -47,13 +47,8 @@ def unchanged(model: nn.Module, /) -> Iterator[None]:
                 setattr(module, name, buffer)
 
 
-def cuda_devices(model: nn.Module) -> list[torch.device]:
-    """Return the CUDA devices that hold a part of the model.
-
-    Example:
-        >>> cuda_devices(nn.Linear(1, 1))
-        []
-    """
+def _cuda_devices(model: nn.Module) -> list[torch.device]:
+    """Return the CUDA devices that hold a part of the model."""
     tensors = [*model.parameters(), *model.buffers()]
     return list({tensor.device for tensor in tensors if tensor.is_cuda})
 
