@@ -12,6 +12,7 @@ from tonsor.prune.by_weight import magnitude as magnitude
 from tonsor.prune.by_weight import random as random
 from tonsor.prune.find import find_masks as find_masks
 from tonsor.prune.from_training import DenseGradient as DenseGradient
+from tonsor.prune.from_training import gathered as gathered
 from tonsor.prune.patterns import Channel as Channel
 from tonsor.prune.patterns import Element as Element
 from tonsor.prune.protocol import Collector as Collector

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tonsor import clip, compress, constrain, export, prune
-from tonsor.recipe import trial
+from tonsor.recipe import manners, trial
 from tonsor.recipe.binding import Mistakes, bind, bind_rule, missing, resolve
 from tonsor.recipe.losses import LOSSES, METRICS
 from tonsor.recipe.read import RecipeError
@@ -35,6 +35,7 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "importance": prune.IMPORTANCES,
     "pattern": prune.PATTERNS,
     "scope": prune.SCOPES,
+    "regrow": prune.REGROWS,
     "loss": LOSSES,
     "metric": METRICS,
     "export": export.FORMATS,
@@ -62,6 +63,9 @@ class Cut:
     pattern: Any | None
     scope: Callable[..., dict[str, Tensor]]
     schedule: Callable[..., float]
+    regrow: Callable[..., dict[str, Tensor]] | None = None
+    regrow_schedule: Callable[..., float] | None = None
+    penalty: Callable[..., float] | None = None
 
 
 def methods(training: Training, place: str, mistakes: Mistakes) -> Methods:
@@ -125,11 +129,16 @@ def cut(section: PrunePass, place: str, mistakes: Mistakes) -> Cut:
     if importance and scope:
         trial.attempt(partial(trial.finder, importance, scope, section.sparsity), f"{place}.scope", mistakes)
     levels = (0.0, section.sparsity, section.sparsity)
+    manners.check(section, importance, place, mistakes)
+    regrow, moved, pressed = section.regrow, section.regrow_schedule, section.penalty
     return Cut(
         importance=importance or prune.magnitude,
         pattern=None if is_coupled else pattern,
         scope=scope or prune.across,
-        schedule=_schedule(section.schedule, f"{place}.schedule", mistakes, levels),
+        schedule=_schedule(manners.ramp(section), f"{place}.schedule", mistakes, levels),
+        regrow=bind_rule(TABLES["regrow"], regrow, f"{place}.regrow", mistakes) if regrow else None,
+        regrow_schedule=_schedule(moved, f"{place}.regrow_schedule", mistakes, (0.3, 0.0, 0.3)),
+        penalty=_schedule(pressed, f"{place}.penalty", mistakes, (0.0, 1.0, 1.0)) if pressed else None,
     )
 
 

@@ -13,6 +13,8 @@ from tonsor.recipe.schema import Recipe
 from tonsor.recipe.selection import prunable
 from tonsor.spelling import unknown
 
+GIVEN = ("params", "stats", "within", "step", "among")  # what an optimizer, or a regrowing rule, works on
+
 
 def check_recipe(recipe: Recipe) -> Iterator[str]:
     """Build the model, load the data, try every rule, and take one loss; nothing is trained or written.
@@ -86,6 +88,6 @@ def describe(kind: str | None = None) -> Iterator[str]:
 
 def _keys(function: Callable[..., Any]) -> str:
     """Return the keys of a rule with their defaults."""
-    named = [p for p in tunable(function).values() if p.name != "params"]  # what an optimizer works on
+    named = [p for p in tunable(function).values() if p.name not in GIVEN]
     keys = [p.name if p.default is inspect.Parameter.empty else f"{p.name}={p.default!r}" for p in named]
     return ", ".join([f"{name}={{ rule = ... }}" for name in wraps(function)] + keys)
