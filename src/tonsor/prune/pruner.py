@@ -24,6 +24,8 @@ class Pruner:
     is above 0, the rule drops that fraction and grows as much. On several ranks `find` must get the same
     on each: let `collect` average there.
 
+    `steps` counts the steps, and `asked` is what the schedule gave when masks were last found.
+
     A loop of one's own reads: backward, `observe`, `mask_gradients_`, clip, the optimizer's step, `step`.
     `tonsor.attach(optimizer, masks=pruner)` does all of it by the optimizer's hooks.
 
@@ -80,7 +82,7 @@ class Pruner:
         self._every = every
         self._collect = collect
         self._regrow = regrow
-        self._asked = 0.0  # sparsity at the last finding
+        self.asked = 0.0
         self._masks = start("Pruner", self._parameters, within)
 
     @property
@@ -120,7 +122,7 @@ class Pruner:
         return {
             "masks": dict(self._masks),
             "steps": self.steps,
-            "asked": self._asked,
+            "asked": self.asked,
             "watch": memory_of(self._collect),
         }
 
@@ -128,12 +130,12 @@ class Pruner:
         """Take over the state that `state_dict` gave; masks that do not fit are refused, nothing taken."""
         self._masks = carried("Pruner", self._parameters, state["masks"])
         self.steps = state["steps"]
-        self._asked = state["asked"]
+        self.asked = state["asked"]
         remind(self._collect, state["watch"])
 
     def _is_due(self, step: int) -> bool:
         """Return whether masks are to be found at the end of a step."""
-        return step % self._every == 0 and self._schedule(step) > (0.0 if self._regrow else self._asked)
+        return step % self._every == 0 and self._schedule(step) > (0.0 if self._regrow else self.asked)
 
     def _move(self, step: int, optimizer: Optimizer | None) -> None:
         """Find new masks; the removed weights are brought to rest first, so that none comes back moving."""
@@ -144,6 +146,6 @@ class Pruner:
         at = {"step": step} if self._regrow else {}
         stats = gathered(self._collect)
         self._masks = self._find(self._parameters, amount, stats=stats, within=self._masks, **at)
-        self._asked = amount
+        self.asked = amount
         if optimizer is not None:
             clear_state_(optimizer, self._parameters, self._masks)

@@ -24,6 +24,8 @@ class SoftPruner:
     `penalty` they get the gradient :math:`\lambda(t)\,w` on top of their own, that of an L2 penalty that
     grows; what is chosen stays chosen, and the first choice is made before the first step (GReg-1).
 
+    `steps` counts the steps, and `asked` is what the schedule gave when weights were last chosen.
+
     A loop of one's own calls `observe` after backward and `step` after the optimizer's step, as with
     `Pruner`; `tonsor.attach` does both.
 
@@ -80,7 +82,7 @@ class SoftPruner:
         self._every = every
         self._penalty = penalty
         self._collect = collect
-        self._asked = 0.0  # sparsity at the last choice
+        self.asked = 0.0
         self._is_held = False
         self._masks = start("SoftPruner", self._parameters, within)
         self._chosen = dict(self._masks)
@@ -111,7 +113,7 @@ class SoftPruner:
         look(self._collect, is_due=lambda: self._is_due(self.steps + 1))
         if self._penalty is None or self._is_held:
             return
-        if self.steps == 0 and self._asked == 0:
+        if self.steps == 0 and self.asked == 0:
             self._choose()
         strength = self._penalty(self.steps)
         for name, weight in self._parameters.items():
@@ -152,7 +154,7 @@ class SoftPruner:
             "masks": dict(self._masks),
             "chosen": dict(self._chosen),
             "steps": self.steps,
-            "asked": self._asked,
+            "asked": self.asked,
             "held": self._is_held,
             "watch": memory_of(self._collect),
         }
@@ -162,12 +164,12 @@ class SoftPruner:
         masks = carried("SoftPruner", self._parameters, state["masks"])
         self._chosen = carried("SoftPruner", self._parameters, state["chosen"])
         self._masks = masks
-        self.steps, self._asked, self._is_held = state["steps"], state["asked"], state["held"]
+        self.steps, self.asked, self._is_held = state["steps"], state["asked"], state["held"]
         remind(self._collect, state["watch"])
 
     def _is_due(self, step: int) -> bool:
         """Return whether weights are to be chosen at the end of a step."""
-        lowest = 0.0 if self._penalty is None else self._asked
+        lowest = 0.0 if self._penalty is None else self.asked
         return step % self._every == 0 and self._schedule(step) > lowest
 
     def _choose(self) -> None:
@@ -176,4 +178,4 @@ class SoftPruner:
         within = self._masks if self._penalty is None else self._chosen
         stats = gathered(self._collect)
         self._chosen = self._find(self._parameters, sparsity, stats=stats, within=within)
-        self._asked = sparsity
+        self.asked = sparsity

@@ -10,7 +10,6 @@ from torch import Tensor
 from tonsor.prune import (
     WATCHES,
     DenseGradient,
-    Masking,
     Masks,
     Pruner,
     SoftPruner,
@@ -58,7 +57,7 @@ def gathering(section: PrunePass, cut: Cut, weights: Mapping[str, Tensor], calib
     return WATCHES[names[0]](weights) if section.statistics == "training" else calibrate
 
 
-def driver(section: PrunePass, cut: Cut, finding: Finding, steps: int) -> Masking:
+def driver(section: PrunePass, cut: Cut, finding: Finding, steps: int) -> Pruner | SoftPruner:
     """Return what moves the masks of a pass.
 
     Args:

@@ -80,6 +80,8 @@ def _check_watched(
     for name in names:
         if name not in WATCHES:
             mistakes.add(where, f'{unknown("statistic of a training", name, WATCHES)}; take "calibration"')
+        elif section.soft and getattr(WATCHES[name], "only_when_due", False):
+            mistakes.add(where, f"'{name}' is gone when soft chooses for the last time; leave it out")
 
 
 def check_kept(passes: Sequence[PrunePass], steps: int) -> None:

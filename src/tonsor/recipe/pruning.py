@@ -57,8 +57,10 @@ def one_pass(
     fit = _fitted(run, Job(label, section, methods, model, data, masks=masks, pruner=pruner), number)
     if isinstance(pruner, SoftPruner):
         pruner.hold()
-    # Where the ramp had no step to end at (no epochs, say), this is the one stroke that prunes.
-    found = finding.masks(section.sparsity, pruner.masks)
+    found = {**masks, **pruner.masks}
+    if section.regrow is None and pruner.asked < section.sparsity:
+        # The ramp had no step to end at (no epochs, say): this is the one stroke that prunes.
+        found = finding.masks(section.sparsity, pruner.masks)
     apply_masks_(dict(model.named_parameters(remove_duplicate=False)), found)
     return found, {label: fit}
 
