@@ -208,6 +208,16 @@ def test_an_object_of_ones_own_is_driven_and_never_shown_a_gradient_that_is_not_
     assert own.calls == ["observe", "step"] * 2
 
 
+def test_a_fused_optimizer_is_left_to_unscale_where_nobody_looks():
+    _, loss, optimizer, pruner, _ = attached(rising, fused=True)
+    seen = []
+    optimizer.register_step_pre_hook(lambda *_: seen.append(optimizer.grad_scale))
+    train(loss, optimizer, 6, torch.amp.GradScaler("cpu", init_scale=1024.0))
+    assert [pruner.looks, pruner.steps] == [False, 6]
+    assert all(scale is not None for scale in seen)
+    assert all((w[~pruner.masks[name]] == 0).all() for name, w in pruner.parameters.items())
+
+
 def test_zero_drops_the_bad_elements_before_anybody_looks():
     model, loss = problem()
     optimizer, pruner = torch.optim.SGD(model.parameters(), lr=0.1), moving(model)

@@ -120,7 +120,7 @@ class Attached:
 
     def _bound(self) -> None:
         """Zero the gradients of masked weights, then clip."""
-        if self._masking.waits:
+        if self._masking.looks:
             self._clipping.unscale_()
         self._masking.before(is_zeroing=self._clipping.is_zeroing)
         self._clipping(self._steps)

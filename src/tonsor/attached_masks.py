@@ -16,7 +16,7 @@ class Masking(Protocol):
     """Move masks while a model trains.
 
     More is used where it is there: `parameters`, the weights by name; `observe()`, called after each
-    backward; `state_dict()` and `load_state_dict()`.
+    backward; `looks`, whether that has anything to do in this step; `state_dict()` and `load_state_dict()`.
 
     Example:
         >>> from functools import partial
@@ -45,7 +45,7 @@ class Still:
         self, optimizer: Optimizer, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
     ) -> None:
         self._weights, self._masks = dict(weights), dict(masks)
-        self.waits = False
+        self.waits = self.looks = False
         clear_state_(optimizer, self._weights, self._masks)
 
     def before(self, *, is_zeroing: bool) -> None:
@@ -72,18 +72,22 @@ class Moving:
         self.waits = True  # it must know whether a step was taken
         clear_state_(optimizer, self._weights, moving.masks)
 
+    @property
+    def looks(self) -> bool:
+        """Whether it has something to look for in the gradients of this step."""
+        return hasattr(self._moving, "observe") and bool(getattr(self._moving, "looks", True))
+
     @torch.no_grad()
     def before(self, *, is_zeroing: bool) -> None:
         """Let it look at the gradients, unless one is not finite, then zero those of removed weights."""
-        observe = getattr(self._moving, "observe", None)
-        if observe is not None:
+        if self.looks:
             held = gradients(self._weights.values())
             is_sound = not held or bool(joint_norm(held).isfinite())
             if is_zeroing and not is_sound:
                 for grad in held:
                     grad.nan_to_num_(0, 0, 0)
             if is_sound or is_zeroing:
-                observe()
+                self._moving.observe()  # type: ignore[attr-defined]  # it is there, or nothing looks
         mask_gradients_(self._weights, self._moving.masks)
 
     def after(self) -> None:

@@ -60,17 +60,18 @@ def gathered(collect: Callable[[], Stats] | Watch | None, /) -> Stats | None:
     return collect.stats() if isinstance(collect, Watch) else collect()
 
 
-def look(collect: Callable[[], Stats] | Watch | None, *, is_due: Callable[[], bool]) -> None:
-    """Let a watch look at the gradients of a step, if it has a use for that one.
+def looks(collect: Callable[[], Stats] | Watch | None, is_due: Callable[[], bool], /) -> bool:
+    """Return whether a watch has a use for the gradients of a step.
+
+    Args:
+        collect: A watch, or what is none.
+        is_due: Says whether masks are found at the end of the step.
 
     Example:
-        >>> w = torch.ones(1, requires_grad=True); w.sum().backward()
-        >>> watch = DenseGradient({"w": w})
-        >>> look(watch, is_due=lambda: True); watch.stats()
-        {'w': {'gradient': tensor([1.])}}
+        >>> looks(DenseGradient({}), lambda: True), looks(DenseGradient({}), lambda: False)
+        (True, False)
     """
-    if isinstance(collect, Watch) and (not getattr(collect, "only_when_due", False) or is_due()):
-        collect.observe()
+    return isinstance(collect, Watch) and (not getattr(collect, "only_when_due", False) or is_due())
 
 
 def memory_of(collect: Callable[[], Stats] | Watch | None, /) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from tonsor.masked import clear_state_
 from tonsor.prune.carried import carried, fraction_gone, start
-from tonsor.prune.from_training import gathered, look, memory_of, remind
+from tonsor.prune.from_training import gathered, looks, memory_of, remind
 from tonsor.prune.protocol import Masks, Stats, Watch
 from tonsor.schedule import Schedule
 from tonsor.tensors import apply_masks_
@@ -42,7 +42,7 @@ class Pruner:
         regrow: Whether `find` drops and regrows.
 
     Raises:
-        ValueError: If `every` is less than 1, or a mask does not fit its weight.
+        ValueError: If `every` is less than 1, a mask does not fit its weight, or `regrow` has no masks.
 
     Example:
         >>> from functools import partial
@@ -75,6 +75,10 @@ class Pruner:
     ) -> None:
         if every < 1:
             raise ValueError(f"prune.Pruner: every must be at least 1; got {every}")
+        if regrow and not within:
+            raise ValueError(
+                "prune.Pruner: regrow moves masks that there are; give within=find_masks(parameters, ...)"
+            )
         self.steps = 0
         self._parameters = dict(parameters)
         self._find = find
@@ -100,9 +104,15 @@ class Pruner:
         """Fraction of all elements that is removed now; asking waits for the device."""
         return fraction_gone(self._masks)
 
+    @property
+    def looks(self) -> bool:
+        """Whether `observe` has anything to do in the step that comes."""
+        return looks(self._collect, lambda: self._is_due(self.steps + 1))
+
     def observe(self) -> None:
         """Let the watch look at the gradients: after backward, before masks and clipping change them."""
-        look(self._collect, is_due=lambda: self._is_due(self.steps + 1))
+        if isinstance(self._collect, Watch) and self.looks:
+            self._collect.observe()
 
     def step(self, optimizer: Optimizer | None = None, /) -> None:
         """Find new masks if they are due, and set what they remove to zero.

@@ -234,6 +234,11 @@ def test_a_gradient_that_nobody_looked_at_is_told():
     assert weights
 
 
+def test_regrowing_needs_masks_to_start_from():
+    with pytest.raises(ValueError, match="regrow moves masks that there are; give within="):
+        Pruner({"w": torch.ones(2)}, rigl, schedule=ALPHA, regrow=True)
+
+
 def test_the_dense_gradient_is_copied_only_at_the_step_that_needs_it():
     model, weights, optimizer, pruner = training(rigl)
     watch = pruner._collect

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from tonsor.masked import clear_state_
 from tonsor.prune.carried import carried, fraction_gone, start
-from tonsor.prune.from_training import gathered, look, memory_of, remind
+from tonsor.prune.from_training import gathered, looks, memory_of, remind
 from tonsor.prune.protocol import Masks, Stats, Watch
 from tonsor.schedule import Schedule
 from tonsor.tensors import apply_masks_
@@ -107,10 +107,16 @@ class SoftPruner:
         """Fraction of all elements that is to go; asking waits for the device."""
         return fraction_gone(self._chosen)
 
+    @property
+    def looks(self) -> bool:
+        """Whether `observe` has anything to do in the step that comes."""
+        return not self._is_held and (self._penalty is not None or looks(self._collect, self._is_next_due))
+
     @torch.no_grad()
     def observe(self) -> None:
         """Add the penalty's gradient to that of the chosen weights, and let a watch look."""
-        look(self._collect, is_due=lambda: self._is_due(self.steps + 1))
+        if looks(self._collect, self._is_next_due) and isinstance(self._collect, Watch):
+            self._collect.observe()
         if self._penalty is None or self._is_held:
             return
         if self.steps == 0 and self.asked == 0:
@@ -166,6 +172,10 @@ class SoftPruner:
         self._masks = masks
         self.steps, self.asked, self._is_held = state["steps"], state["asked"], state["held"]
         remind(self._collect, state["watch"])
+
+    def _is_next_due(self) -> bool:
+        """Return whether weights are to be chosen at the end of the step that comes."""
+        return self._is_due(self.steps + 1)
 
     def _is_due(self, step: int) -> bool:
         """Return whether weights are to be chosen at the end of a step."""
