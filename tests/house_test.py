@@ -13,12 +13,13 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "tonsor"
 FILES = sorted(path for path in SOURCE.rglob("*.py") if not path.name.endswith("_test.py"))
 TESTS = sorted([*SOURCE.rglob("*_test.py"), *(ROOT / "tests").rglob("*.py")])
-LEAVES = {"tensors", "flat", "norms", "sharded", "schedule", "files", "spelling", "modes"}
+LEAVES = {"tensors", "masked", "flat", "norms", "sharded", "schedule", "files", "spelling", "modes"}
 ATTACHED = {
     "attached",
     "attached_handle",
     "attached_clip",
     "attached_loan",
+    "attached_masks",
     "attached_signs",
     "attached_where",
 }

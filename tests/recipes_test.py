@@ -46,7 +46,7 @@ def pictures(tmp_path_factory):
 
 def test_all_recipes_are_there():
     names = {path.stem for path in RECIPES}
-    assert names == {"digits", "lenet-300-100", "lenet-5", "linear", "char-lm"}
+    assert names == {"digits", "lenet-300-100", "lenet-5", "linear", "char-lm", "ticket", "rigl"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -82,6 +82,25 @@ def test_linear_removes_one_weight_at_a_time_and_ends_at_least_squares(tmp_path)
     columns = np.column_stack([inputs[:, kept], np.ones(len(inputs))])
     exact = np.linalg.lstsq(columns, targets[:, 0], rcond=None)[0]
     np.testing.assert_allclose(weight[kept], exact[:-1], atol=2e-3)
+
+
+@pytest.mark.slow
+def test_a_ticket_of_a_tenth_of_the_weights_is_as_good_as_the_dense_model(tmp_path):
+    report = run("ticket", tmp_path / "run", ["train.epochs=8", "prune.0.epochs=8", "prune.0.rounds=4"])
+    rounds = [report["history"][f"prune.0.{number}"]["sparsity"][0] for number in range(4)]
+    assert rounds == pytest.approx([1 - 0.1 ** (n / 4) for n in (1, 2, 3, 4)], abs=1e-3)
+    models = report["models"]
+    assert models["dense"]["accuracy"] > 0.95
+    assert models["masked"]["accuracy"] > models["dense"]["accuracy"] - 0.03
+
+
+@pytest.mark.slow
+def test_rigl_trains_a_model_that_is_never_dense(tmp_path):
+    report = run("rigl", tmp_path / "run", ["prune.0.epochs=20"])
+    assert set(report["history"]["prune.0"]["sparsity"]) == {report["history"]["prune.0"]["sparsity"][0]}
+    assert report["history"]["prune.0"]["sparsity"][0] == pytest.approx(0.9, abs=1e-3)
+    assert report["models"]["dense"]["accuracy"] < 0.3  # untrained: what the pass began with
+    assert report["models"]["masked"]["accuracy"] > 0.93
 
 
 @pytest.mark.slow

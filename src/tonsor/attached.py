@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from tonsor.attached_clip import Clip, Clipping, NonFinite
 from tonsor.attached_handle import Attached as Attached
 from tonsor.attached_handle import Constrain
-from tonsor.attached_where import inner_of, masked_by, names_of
+from tonsor.attached_masks import Masking, Moving, Still
+from tonsor.attached_where import inner_of, masked_by, names_of, weights_of
 from tonsor.clip import History
 from tonsor.spelling import unknown
 
@@ -21,7 +22,7 @@ def attach(
     *,
     clip: Clip | None = None,
     constrain: Constrain | None = None,
-    masks: Mapping[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | Masking | None = None,
     model: torch.nn.Module | None = None,
     on_nonfinite: NonFinite = "raise",
     history: History | None = None,
@@ -44,7 +45,9 @@ def attach(
             infinity nothing is clipped, and the history is recorded. A rule that has a `skip` (0-dim,
             boolean) leaves out the step where it is true.
         constrain: A rule of `tonsor.constrain`.
-        masks: Boolean masks by parameter name, true where the weight stays.
+        masks: Boolean masks by parameter name, true where the weight stays; or an object that moves them, as
+            `prune.Pruner`: it looks at the gradients and steps once for each step that is taken, and the
+            optimizer forgets what it knew of the weights that are removed.
         model: Whose names the masks and the history use; not needed if the optimizer was given named
             parameters.
         on_nonfinite: What to do when the norm that `clip` returns is not finite. "raise" stops, and waits
@@ -58,8 +61,9 @@ def attach(
         A handle with the last `norm`, the `history`, the number of `skipped` steps, and `remove()`.
 
     Raises:
-        ValueError: If a mask fits no parameter, or `on_nonfinite` is not known. The handle's hooks
-            raise FloatingPointError at a norm that is not finite, before the step is taken.
+        ValueError: If a mask fits no parameter, the object that moves masks has other weights than the
+            optimizer, or `on_nonfinite` is not known. The handle's hooks raise FloatingPointError at a
+            norm that is not finite, before the step is taken.
 
     Example:
         >>> from functools import partial
@@ -76,7 +80,11 @@ def attach(
     if on_nonfinite not in get_args(NonFinite):
         raise ValueError(f"attach: {unknown('on_nonfinite', on_nonfinite, get_args(NonFinite))}")
     inner = inner_of(optimizer)
-    masked = masked_by(inner, model, masks) if masks else {}
+    masking = (
+        Moving(inner, masks, weights_of(masks, inner, model))
+        if isinstance(masks, Masking)
+        else Still(inner, masked_by(inner, model, masks or {}), masks or {})
+    )
     kept = History() if history is None else history
     clipping = Clipping(inner, clip, names_of(inner, model), on_nonfinite, kept)
-    return Attached(inner, clipping, constrain, (masked, dict(masks or {})))
+    return Attached(inner, clipping, constrain, masking)

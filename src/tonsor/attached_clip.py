@@ -72,6 +72,21 @@ class Clipping:
         elif not (can_look(factor) and factor == 1):  # else not even asked for
             scale_(gradients(parameters), factor)
 
+    @property
+    def is_zeroing(self) -> bool:
+        """Whether elements that are not finite are set to zero before the step."""
+        is_driven = self._loan.is_scaled_by_another
+        return self.clip is not None and self._on_nonfinite == "zero" and not is_driven
+
+    def unscale_(self) -> None:
+        """Divide the gradients by the loss scale that a fused optimizer was left to divide by itself."""
+        self._loan.unscale_()
+
+    def is_left_out(self) -> bool:
+        """Return whether the step that has just ended was left out; the device is waited for."""
+        found = getattr(self._optimizer, "found_inf", None)
+        return self._is_left_out or (found is not None and bool(found))
+
     def end(self) -> bool:
         """Give back what was borrowed or hidden for a step; return whether it was left out, if known."""
         was_left_out, self._is_left_out = self._is_left_out, False
@@ -86,13 +101,12 @@ class Clipping:
         held = next((p.grad for p in parameters if p.grad is not None), None)
         if held is None:
             self._signs.tell_of_no_gradients()
-        is_zeroing = self._on_nonfinite == "zero" and not self._loan.is_scaled_by_another
-        if is_zeroing and held is not None and held.device.type != "cpu":
+        if self.is_zeroing and held is not None and held.device.type != "cpu":
             bad = ~joint_norm(gradients(parameters)).isfinite()
             return *self._zeroed(parameters), bad
         norm, factor = self._apply(parameters)
         bad = ~norm.isfinite()
-        if is_zeroing and bad:
+        if self.is_zeroing and bad:
             norm, factor = self._zeroed(parameters)
         return norm, factor, bad
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tonsor.attached_clip import Clipping
+from tonsor.attached_masks import Moving, Still
 from tonsor.attached_where import parameters_of
 from tonsor.clip import History
-from tonsor.tensors import apply_masks_
 
 Constrain = Callable[[Sequence[Tensor]], None]
 
@@ -36,10 +36,9 @@ class Attached:
         optimizer: Optimizer,
         clipping: Clipping,
         constrain: Constrain | None,
-        masked: tuple[dict[str, Tensor], dict[str, Tensor]],
+        masking: Still | Moving,
     ) -> None:
-        self._clipping, self._constrain = clipping, constrain
-        self._weights, self._masks = masked
+        self._clipping, self._constrain, self._masking = clipping, constrain, masking
         self._steps = 0
         self._hooks = (
             optimizer.register_step_pre_hook(self._before),
@@ -75,6 +74,7 @@ class Attached:
             "skipped": self.skipped,
             "clip": getattr(self._clipping.clip, "state_dict", dict)(),
             "constrain": getattr(self._constrain, "state_dict", dict)(),
+            "masks": self._masking.state_dict(),
             "history": self.history.state_dict(),
         }
 
@@ -85,6 +85,7 @@ class Attached:
             load = getattr(rule, "load_state_dict", None)
             if load is not None:
                 load(kept)
+        self._masking.load_state_dict(state["masks"])
         self.history.load_state_dict(state["history"])
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -110,14 +111,16 @@ class Attached:
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after(self, optimizer: Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
         """Mask, then constrain: constraints keep zeros, masks do not keep norms."""
-        if self._clipping.end():
+        is_left_out = self._masking.waits and self._clipping.is_left_out()
+        if self._clipping.end() or is_left_out:
             return
-        apply_masks_(self._weights, self._masks)
+        self._masking.after()
         if self._constrain is not None:
             self._constrain(parameters_of(optimizer))
 
     def _bound(self) -> None:
         """Zero the gradients of masked weights, then clip."""
-        masked = {name: w.grad for name, w in self._weights.items() if w.grad is not None}
-        apply_masks_(masked, {name: self._masks[name] for name in masked})
+        if self._masking.looks:
+            self._clipping.unscale_()
+        self._masking.before(is_zeroing=self._clipping.is_zeroing)
         self._clipping(self._steps)

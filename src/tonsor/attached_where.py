@@ -63,6 +63,19 @@ def masked_by(
     return {name: named[name] for name in masks}
 
 
+def weights_of(moving: Any, optimizer: Optimizer, model: torch.nn.Module | None) -> dict[str, Tensor]:
+    """Return the weights of an object that moves masks: its own, or those its masks name."""
+    own = getattr(moving, "parameters", None)
+    weights = dict(own) if isinstance(own, Mapping) else masked_by(optimizer, model, moving.masks)
+    held = {id(parameter) for parameter in parameters_of(optimizer)}
+    for name, weight in weights.items():
+        if id(weight) not in held and weight.requires_grad:
+            raise ValueError(
+                f"attach: masks: the optimizer does not hold '{name}'; make both with one model's weights"
+            )
+    return weights
+
+
 def fixed_bound_of(clip: Any) -> float | None:
     """Return the bound that a function puts on all gradients together: `global_norm`, torch's own."""
     function = clip

@@ -118,6 +118,71 @@ def cubic(step: int, /, *, initial: float = 0.0, final: float = 1.0, start: int 
     return _between(initial, final, 1 - (1 - _progress(step, start, stop)) ** 3)
 
 
+def exponential(
+    step: int, /, *, initial: float = 0.0, final: float = 0.9, start: int = 0, stop: int
+) -> float:
+    r"""Remove the same share of what is left in equal times: :math:`1 - (1 - v_0)^{1-p}\,(1 - v_1)^p`.
+
+    The density decays exponentially, as in iterative pruning that takes 20 % of what is left in each round.
+    It is made for sparsities; as a factor on a learning rate it falls at the very end.
+
+    Args:
+        step: Counted from 0.
+        initial: Value up to `start`, at most 1.
+        final: Value from `stop` on, at most 1.
+        start: Last step at the initial value.
+        stop: First step at the final value, not before `start`.
+
+    Returns:
+        The value at the step.
+
+    Raises:
+        ValueError: If `stop` lies before `start`, or a value above 1.
+
+    Example:
+        >>> [round(exponential(s, final=0.488, stop=3), 3) for s in range(4)]
+        [0.0, 0.2, 0.36, 0.488]
+
+    References:
+        Frankle and Carbin, 2019, "The Lottery Ticket Hypothesis", https://arxiv.org/abs/1803.03635
+    """
+    if max(initial, final) > 1:
+        raise ValueError(f"schedule.exponential: values must be at most 1; got {initial} to {final}")
+    progress = _progress(step, start, stop)
+    if progress in (0, 1):
+        return final if progress else initial
+    return 1 - float((1 - initial) ** (1 - progress) * (1 - final) ** progress)
+
+
+def stairs(
+    step: int, /, *, initial: float = 0.0, final: float = 1.0, start: int = 0, stop: int, count: int = 10
+) -> float:
+    r"""Go from `initial` to `final` in equal stairs: :math:`v_0 + (v_1 - v_0) \lfloor p\,n \rfloor / n`.
+
+    Args:
+        step: Counted from 0.
+        initial: Value up to `start`, and on to the first stair.
+        final: Value from `stop` on.
+        start: Last step at the initial value.
+        stop: First step at the final value, not before `start`.
+        count: How many stairs, at least 1; more comes near to `linear`.
+
+    Returns:
+        The value at the step.
+
+    Raises:
+        ValueError: If `stop` lies before `start`, or `count` below 1.
+
+    Example:
+        >>> [stairs(s, stop=8, count=2) for s in (0, 3, 4, 7, 8)]
+        [0.0, 0.0, 0.5, 0.5, 1.0]
+    """
+    if count < 1:
+        raise ValueError(f"schedule.stairs: count must be at least 1; got {count}")
+    # 1e-9: a third of 9 steps times 3 stairs is a little less than 1.
+    return _between(initial, final, math.floor(_progress(step, start, stop) * count + 1e-9) / count)
+
+
 def _between(initial: float, final: float, share: float) -> float:
     """Return the point between two values, exact at both ends."""
     return final if share == 1 else initial + (final - initial) * share
@@ -137,4 +202,6 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "linear": linear,
     "cosine": cosine,
     "cubic": cubic,
+    "exponential": exponential,
+    "stairs": stairs,
 }

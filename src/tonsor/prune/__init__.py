@@ -1,9 +1,11 @@
 """Weights are scored and set to zero."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from tonsor.masked import clear_state_ as clear_state_
+from tonsor.masked import mask_gradients_ as mask_gradients_
 from tonsor.prune.alps import alps as alps
 from tonsor.prune.block import Block as Block
 from tonsor.prune.budget import Budget as Budget
@@ -40,26 +42,37 @@ from tonsor.prune.cost import macs as macs
 from tonsor.prune.cost import parameters as parameters
 from tonsor.prune.eliminate import eliminate as eliminate
 from tonsor.prune.find import find_masks as find_masks
+from tonsor.prune.from_training import DenseGradient as DenseGradient
+from tonsor.prune.from_training import gathered as gathered
 from tonsor.prune.heal import heal as heal
 from tonsor.prune.layerwise import prune_layerwise as prune_layerwise
 from tonsor.prune.patterns import Channel as Channel
 from tonsor.prune.patterns import Element as Element
 from tonsor.prune.protocol import Collector as Collector
 from tonsor.prune.protocol import Importance as Importance
+from tonsor.prune.protocol import Masking as Masking
 from tonsor.prune.protocol import Masks as Masks
 from tonsor.prune.protocol import Pattern as Pattern
 from tonsor.prune.protocol import Scope as Scope
 from tonsor.prune.protocol import Stats as Stats
+from tonsor.prune.protocol import Watch as Watch
 from tonsor.prune.pruner import Pruner as Pruner
 from tonsor.prune.refit import refit as refit
 from tonsor.prune.refit import refit_ as refit_
 from tonsor.prune.refit import retarget as retarget
+from tonsor.prune.regrowing import regrow as regrow
+from tonsor.prune.regrowing import rigl as rigl
+from tonsor.prune.regrowing import sparse_evolution as sparse_evolution
 from tonsor.prune.repaired import Repaired as Repaired
+from tonsor.prune.rewind import Rewind as Rewind
+from tonsor.prune.rewind import Round as Round
+from tonsor.prune.rewind import train_in_rounds as train_in_rounds
 from tonsor.prune.rounds import find_in_rounds as find_in_rounds
 from tonsor.prune.scopes import across as across
 from tonsor.prune.scopes import local as local
 from tonsor.prune.scopes import n_of_m as n_of_m
 from tonsor.prune.scopes import per_output as per_output
+from tonsor.prune.soft import SoftPruner as SoftPruner
 from tonsor.prune.solvers import LayerRule as LayerRule
 from tonsor.prune.solvers import Repair as Repair
 from tonsor.prune.sparsegpt import sparsegpt as sparsegpt
@@ -114,4 +127,14 @@ LAYER_RULES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "by_importance": by_importance,
     "sparsegpt": sparsegpt,
     "alps": alps,
+}
+# What moves masks instead of narrowing them: called like `find_masks`, with the fraction that moves.
+REGROWS: dict[str, Callable[..., Masks]] = {
+    "sparse_evolution": sparse_evolution,
+    "rigl": rigl,
+}
+# Statistics that are gathered from the training itself, made with the weights by name.
+WATCHES: dict[str, Callable[[Mapping[str, Tensor]], Watch]] = {
+    "gradient": DenseGradient,
+    "weight_gradient": Movement,
 }

@@ -1,9 +1,10 @@
-"""What the parts of pruning are: importance, pattern, scope and statistic, joined by plain dicts."""
+"""What the parts of pruning are: importance, pattern, scope, statistic, watch; joined by plain dicts."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 Masks: TypeAlias = dict[str, Tensor]  # boolean, by parameter name, true where the weight stays
 Stats: TypeAlias = Mapping[str, Mapping[str, Tensor]]  # by parameter name, then by statistic
@@ -109,4 +110,76 @@ class Collector(Protocol):
 
     def close(self) -> None:
         """Take the hooks off the model."""
+        ...
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """Gather statistics from the gradients of a training as it goes on, without a pass of its own.
+
+    A watch with `only_when_due = True` looks only at the step at whose end masks are found. What it
+    remembers it gives as `state_dict` and takes back by `load_state_dict`.
+
+    Example:
+        >>> import torch
+        >>> from tonsor.prune import DenseGradient
+        >>> w = torch.ones(2, requires_grad=True); (3 * w).sum().backward()
+        >>> watch: Watch = DenseGradient({"w": w})
+        >>> watch.observe(); watch.stats()
+        {'w': {'gradient': tensor([3., 3.])}}
+    """
+
+    def observe(self) -> None:
+        """Look at the gradients; called after backward, before masks and clipping change them."""
+        ...
+
+    def stats(self) -> Stats:
+        """Return the statistics by weight and name, as `collect` does."""
+        ...
+
+
+class Masking(Protocol):
+    """Move masks while a model trains: what a training loop and `tonsor.attach` ask of `Pruner` and its kin.
+
+    Example:
+        >>> from functools import partial
+        >>> import torch
+        >>> from tonsor.prune import Pruner, find_masks
+        >>> from tonsor.schedule import constant
+        >>> pruner: Masking = Pruner({"w": torch.ones(2)}, find_masks, schedule=partial(constant, final=0.5))
+        >>> pruner.observe()   # after backward
+        >>> pruner.step()      # after the optimizer's step
+        >>> pruner.masks
+        {'w': tensor([False,  True])}
+    """
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Weights by name."""
+        ...
+
+    @property
+    def masks(self) -> Masks:
+        """Masks of what is held at zero, the same tensors until they change."""
+        ...
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of all elements that is to go."""
+        ...
+
+    def observe(self) -> None:
+        """Look at the gradients, or change them; called after each backward of a step."""
+        ...
+
+    def step(self, optimizer: Optimizer | None = None, /) -> None:
+        """Move the masks if it is time, and apply them."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must be saved."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
         ...

@@ -146,6 +146,33 @@ def test_resume_is_continue_bit_for_bit_through_a_file(tmp_path, find):
         assert torch.equal(its_weights[name], weights[name])
 
 
+def test_the_ramp_is_that_of_zhu_and_gupta():
+    _, weights, _ = training()
+    asked, start, every, count = [], 10, 5, 8
+    ramp = partial(cubic, initial=0.1, final=0.8, start=start, stop=start + every * count)
+    pruner = Pruner(weights, counting(find_masks, asked), schedule=ramp, every=every)
+    for _ in range(80):
+        pruner.step()
+    steps = [start + k * every for k in range(count + 1)]
+    paper = [0.8 + (0.1 - 0.8) * (1 - (t - start) / (count * every)) ** 3 for t in steps]
+    assert asked == pytest.approx(paper)  # found at step 5 as well: the schedule stands at 0.1 from the first
+
+
+def test_the_optimizer_forgets_what_is_removed():
+    model, weights, optimizer = training()
+    pruner = Pruner(weights, find_masks, schedule=partial(constant, final=0.5), every=3)
+    for step in range(3):
+        optimizer.zero_grad()
+        model(torch.ones(1, 6) + step).square().mean().backward()
+        optimizer.step()
+        assert (optimizer.state[weights["0.weight"]]["exp_avg_sq"] != 0).any()
+        pruner.step(optimizer)
+    for name, mask in pruner.masks.items():
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert (optimizer.state[weights[name]][key][~mask] == 0).all()
+            assert (optimizer.state[weights[name]][key][mask] != 0).any()
+
+
 def test_a_failed_finding_changes_nothing():
     _, weights, _ = training()
     pruner = Pruner(weights, partial(find_masks, importance=taylor), schedule=partial(constant, final=0.5))

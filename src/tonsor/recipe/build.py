@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tonsor import clip, compress, constrain, export, prune
-from tonsor.recipe import trial
+from tonsor.recipe import manners, trial
 from tonsor.recipe.binding import Mistakes, bind, bind_rule, missing, resolve
 from tonsor.recipe.bounded import measure
 from tonsor.recipe.losses import LOSSES, METRICS
@@ -44,6 +44,7 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "pattern": prune.PATTERNS,
     "scope": prune.SCOPES,
     "budget": prune.COSTS,
+    "regrow": prune.REGROWS,
     "loss": LOSSES,
     "metric": METRICS,
     "export": export.FORMATS,
@@ -74,7 +75,10 @@ class Cut:
     pattern: Any | None
     scope: Callable[..., dict[str, Tensor]]
     schedule: Callable[..., float]
-    budget: prune.Budget | None
+    budget: prune.Budget | None = None
+    regrow: Callable[..., dict[str, Tensor]] | None = None
+    regrow_schedule: Callable[..., float] | None = None
+    penalty: Callable[..., float] | None = None
 
 
 def methods(training: Training, place: str, mistakes: Mistakes) -> Methods:
@@ -128,12 +132,17 @@ def cut(section: PrunePass, place: str, mistakes: Mistakes) -> Cut:
     if importance and scope:
         trial.attempt(partial(trial.finder, importance, scope, sparsity), f"{place}.scope", mistakes)
     levels = (0.0, sparsity, sparsity)
+    manners.check(section, importance, place, mistakes)
+    regrow, moved, pressed = section.regrow, section.regrow_schedule, section.penalty
     return Cut(
         importance=importance or prune.magnitude,
         pattern=None if is_coupled else pattern,
         scope=scope or prune.across,
-        schedule=_schedule(section.schedule, f"{place}.schedule", mistakes, levels),
         budget=_budget(section.budget, f"{place}.budget", mistakes),
+        schedule=_schedule(manners.ramp(section), f"{place}.schedule", mistakes, levels),
+        regrow=bind_rule(TABLES["regrow"], regrow, f"{place}.regrow", mistakes) if regrow else None,
+        regrow_schedule=_schedule(moved, f"{place}.regrow_schedule", mistakes, (0.3, 0.0, 0.3)),
+        penalty=_schedule(pressed, f"{place}.penalty", mistakes, (0.0, 1.0, 1.0)) if pressed else None,
     )
 
 

@@ -14,6 +14,9 @@ from tonsor.recipe.selection import prunable
 from tonsor.shrink import channel_groups
 from tonsor.spelling import unknown
 
+# What an optimizer or a regrowing rule works on, and what a run finds out by itself.
+GIVEN = ("params", "stats", "within", "step", "among", "positions")
+
 
 def check_recipe(recipe: Recipe) -> Iterator[str]:
     """Build the model, load the data, try every rule, and take one loss; nothing is trained or written.
@@ -104,8 +107,7 @@ def _sentence(function: Callable[..., Any]) -> str:
 
 def _keys(function: Callable[..., Any]) -> str:
     """Return the keys of a rule with their defaults."""
-    given = ("params", "positions")  # what an optimizer works on, and what a run finds out by itself
-    named = [p for p in tunable(function).values() if p.name not in given]
+    named = [p for p in tunable(function).values() if p.name not in GIVEN]
     keys = [p.name if p.default is inspect.Parameter.empty else f"{p.name}={p.default!r}" for p in named]
     bounds = ["share or limit"] if function in TABLES["budget"].values() else []
     return ", ".join([f"{name}={{ rule = ... }}" for name in wraps(function)] + bounds + keys)

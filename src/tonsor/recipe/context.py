@@ -74,11 +74,11 @@ class Run:
             return torch.device(self.recipe.device)
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def fresh_model(self) -> nn.Module:
-        """Build the model with weights that the seed alone decides."""
+    def fresh_model(self, *draw: object) -> nn.Module:
+        """Build the model with weights that the seed alone decides, or the seed and the name of a draw."""
         build = source(self.recipe.model, self.recipe.model.build, "model", "build", Mistakes())
         assert build is not None, "the recipe was checked"
-        seed_all(self.recipe.seed, "model")
+        seed_all(self.recipe.seed, "model", *draw)
         model: nn.Module = build()
         return model.to(self.device)
 
@@ -102,6 +102,15 @@ class Run:
     def weights_file(self, stage: str) -> Path:
         """Return where a stage keeps its weights."""
         return self.folder.file(stage, WEIGHTS)
+
+    def kept_file(self, step: int) -> Path:
+        """Return where the train stage keeps the weights of a step that a pass goes back to."""
+        return self.folder.file("train", f"step-{step}.safetensors")
+
+    def kept_steps(self) -> list[int]:
+        """Return the steps of the train stage whose weights a pass goes back to."""
+        back = {p.rewind_to for p in self.recipe.prune if p.rewind == "weights" and p.rewind_to}
+        return sorted(back)
 
     def masks(self) -> dict[str, Tensor]:
         """Return the masks of the prune stage, or none where the recipe does not prune."""

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tonsor.compress import Comm, compress_ddp
+from tonsor.files import write_tensors
+from tonsor.masked import mask_gradients_
 from tonsor.recipe.batches import Batches, mix, place, seed_all
 from tonsor.recipe.bounded import bounded
 from tonsor.recipe.checkpoints import Checkpoints
@@ -73,6 +75,7 @@ class Fit:
         first = self.step
         while self.step < self.steps:
             self._one_step()
+            self._keep()
             if self.step % len(self._batches) == 0:
                 self._judge()
             if self.step % self.job.section.checkpoint_every == 0 or self.step == self.steps:
@@ -105,7 +108,10 @@ class Fit:
             self._check(loss.item(), lambda: first_bad_layer(self.job.model, inputs), "loss")
             # With several workers backward averages the gradients over them, and compresses them if asked.
             loss.backward()  # type: ignore[no-untyped-call]
-            self._mask_gradients()
+            if self.job.pruner is not None:
+                self.job.pruner.observe()
+            # Gradients of removed weights count in no norm and move no momentum.
+            mask_gradients_(self._named, self._masks())
             before, after = bounded(methods.clip, self._trained)
             norms.append((before.item(), after.item()))
             self._check(norms[-1][0], lambda: first_bad_gradient(self.job.model), "gradient norm")
@@ -116,7 +122,7 @@ class Fit:
         loss = self._optimizer.step(closure)
         self._run.crew.share(self.job.model.buffers())
         if self.job.pruner is not None:
-            self.job.pruner.step()
+            self.job.pruner.step(self._optimizer)
         apply_masks_(self._named, self._masks())
         if methods.constrain is not None:
             methods.constrain(self._trained)
@@ -138,11 +144,10 @@ class Fit:
         """Return the masks that hold now."""
         return self.job.masks if self.job.pruner is None else {**self.job.masks, **self.job.pruner.masks}
 
-    def _mask_gradients(self) -> None:
-        """Zero the gradients of removed weights: they count in no norm and move no momentum."""
-        masks = self._masks()
-        grads = {name: grad for name in masks if (grad := self._named[name].grad) is not None}
-        apply_masks_(grads, {name: masks[name] for name in grads})
+    def _keep(self) -> None:
+        """Keep the weights of a step that a later stage goes back to."""
+        if self.step in self.job.keep and self._run.crew.is_first:
+            write_tensors(self.job.keep[self.step], self.job.model.state_dict(), about={"format": "pt"})
 
     def _record(self, loss: float, norm: float, after: float) -> None:
         """Add a row to the history and tell it."""

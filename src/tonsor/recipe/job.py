@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from tonsor.prune import Pruner
+from tonsor.prune import Masking
 from tonsor.recipe.binding import tunable
 from tonsor.recipe.build import Methods
 from tonsor.recipe.schema import Training
@@ -25,7 +26,8 @@ class Job:
         model: The model, changed in place.
         data: Data sets by name; "valid" is optional.
         masks: Weights that stay zero.
-        pruner: Finds new masks as the training goes on.
+        pruner: Moves masks as the training goes on.
+        keep: Where the weights are kept as they are after a step, by step.
 
     Example:
         >>> job = Job("train", Training(), None, nn.Linear(1, 1), {})
@@ -39,7 +41,8 @@ class Job:
     model: nn.Module
     data: Mapping[str, Dataset[Any]]
     masks: Mapping[str, Tensor] = field(default_factory=dict)
-    pruner: Pruner | None = None
+    pruner: Masking | None = None
+    keep: Mapping[int, Path] = field(default_factory=dict)
 
 
 def sparsity(masks: Mapping[str, Tensor]) -> float:

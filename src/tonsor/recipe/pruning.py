@@ -1,4 +1,4 @@
-"""One pass of pruning: masks that rise with a schedule while the model trains on."""
+"""One pass of pruning: masks that move while the model trains on, or rounds of pruning and training."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,15 +8,29 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from tonsor.prune import Budget, Pruner, Stats, apply_masks_, collect, find_masks, find_sparsity, needs
+from tonsor.files import read_tensors
+from tonsor.prune import (
+    Budget,
+    Masks,
+    SoftPruner,
+    Stats,
+    apply_masks_,
+    collect,
+    find_masks,
+    find_sparsity,
+    needs,
+)
 from tonsor.recipe import build
 from tonsor.recipe.batches import Batches, mix, place
 from tonsor.recipe.binding import Mistakes, tunable
 from tonsor.recipe.context import Run
+from tonsor.recipe.driving import Finding, driver, gathering
 from tonsor.recipe.fit import Fit
-from tonsor.recipe.job import Job, until
+from tonsor.recipe.job import Job, sparsity
+from tonsor.recipe.manners import is_in_rounds
 from tonsor.recipe.schema import Heal, PrunePass
 from tonsor.recipe.selection import prunable
+from tonsor.schedule import exponential
 from tonsor.shrink import channel_groups
 
 Data = Mapping[str, Dataset[Any]]
@@ -24,7 +38,7 @@ Data = Mapping[str, Dataset[Any]]
 
 def one_pass(
     run: Run, model: nn.Module, data: Data, number: int, masks: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], Fit]:
+) -> tuple[Masks, dict[str, Fit]]:
     """Prune to the sparsity of one pass, within the masks of the passes before.
 
     Args:
@@ -35,41 +49,77 @@ def one_pass(
         masks: Masks so far.
 
     Returns:
-        The masks after the pass, all that hold, and the training.
+        The masks after the pass, all that hold, and its trainings by label.
     """
     section, label = run.recipe.prune[number], f"prune.{number}"
-    methods = build.methods(section, label, Mistakes())
     cut = build.cut(section, label, Mistakes())
     weights = prunable(model, section.include, section.exclude)
     samples = calibration(run, data, section, label)
-    wanted = needs(cut.importance)
-    statistics = partial(collect, model, samples, names=wanted, weights=weights, loss=methods.loss)
+    methods = build.methods(section, label, Mistakes())
+    names = needs(cut.importance)
+    calibrate = partial(collect, model, samples, names=names, weights=weights, loss=methods.loss)
     pattern = cut.pattern or channel_groups(model, samples[0][0])
     parts: dict[str, Any] = {"importance": cut.importance, "pattern": pattern, "scope": cut.scope}
-    find = partial(find_masks, **parts)
     aim = partial(_aim, section, _with_positions(cut.budget, run, model, data, weights), weights, parts)
     before = {name: mask for name, mask in masks.items() if name in weights}
-    final = aim(statistics() if wanted and cut.budget else None, before)
-    schedule = partial(cut.schedule, final=final) if cut.budget else cut.schedule
+    final = aim(calibrate() if names and cut.budget else None, before)
+    cut = replace(cut, schedule=partial(cut.schedule, final=final)) if cut.budget else cut
+    source = gathering(section, cut, weights, calibrate)
+    finding = Finding(weights, partial(find_masks, **parts), source, masks, final)
+    if is_in_rounds(section):
+        return _in_rounds(run, model, data, number, finding)
     batches = Batches(data["train"], batch_size=section.batch_size, seed=0, size=run.crew.size)
-    last_finding = section.epochs * len(batches) // section.every * section.every
-    pruner = Pruner(
-        weights,
-        find,
-        schedule=until(schedule, last_finding),
-        every=section.every,
-        collect=statistics if wanted else None,
-        within=masks,
-    )
-    folder = run.folder.file("prune", f"checkpoints-{number}")
-    fit = Fit(run, Job(label, section, methods, model, data, masks=masks, pruner=pruner), folder)
-    fit.run()
-    # Where the ramp had no step to end at (no epochs, say), this is the one stroke that prunes; a budget
-    # is solved for again, because the weights, and with them what goes, have changed meanwhile.
-    stats = statistics() if wanted else None
-    found = {**masks, **find(weights, aim(stats, pruner.masks), stats=stats, within=pruner.masks)}
+    pruner = driver(section, cut, finding, section.epochs * len(batches))
+    fit = _fitted(run, Job(label, section, methods, model, data, masks=masks, pruner=pruner), number)
+    if isinstance(pruner, SoftPruner):
+        pruner.hold()
+    found = {**masks, **pruner.masks}
+    if cut.budget:
+        # Solved for again, because the weights, and with them what goes, have changed meanwhile.
+        stats = calibrate() if names else None
+        found = finding.masks(aim(stats, pruner.masks), pruner.masks)
+    elif section.regrow is None and pruner.asked < final:
+        # The ramp had no step to end at (no epochs, say): this is the one stroke that prunes.
+        found = finding.masks(final, pruner.masks)
     apply_masks_(dict(model.named_parameters(remove_duplicate=False)), found)
-    return found, fit
+    return found, {label: fit}
+
+
+def _in_rounds(
+    run: Run, model: nn.Module, data: Data, number: int, finding: Finding
+) -> tuple[Masks, dict[str, Fit]]:
+    """Prune an equal share of what is left, take the weights back, train; as often as the pass says."""
+    section = run.recipe.prune[number]
+    masks: Masks = dict(finding.before)
+    own = {name: mask for name, mask in masks.items() if name in finding.weights}
+    ramp = partial(exponential, initial=sparsity(own), final=finding.sparsity, stop=section.rounds)
+    fits = {}
+    for turn in range(section.rounds):
+        label = f"prune.{number}" if section.rounds == 1 else f"prune.{number}.{turn}"
+        masks = finding.masks(ramp(turn + 1), masks)
+        _take_back(run, model, section, label)
+        apply_masks_(dict(model.named_parameters(remove_duplicate=False)), masks)
+        methods = build.methods(section, f"prune.{number}", Mistakes())
+        fits[label] = _fitted(run, Job(label, section, methods, model, data, masks=masks), number)
+    return masks, fits
+
+
+def _fitted(run: Run, job: Job, number: int) -> Fit:
+    """Train as a job says, with checkpoints of its own."""
+    turn = job.label.removeprefix(f"prune.{number}").replace(".", "-")
+    fit = Fit(run, job, run.folder.file("prune", f"checkpoints-{number}{turn}"))
+    fit.run()
+    return fit
+
+
+def _take_back(run: Run, model: nn.Module, section: PrunePass, label: str) -> None:
+    """Give the model the weights that its training shall begin with."""
+    if section.rewind == "random":
+        model.load_state_dict(run.fresh_model(label).state_dict())
+    elif section.rewind == "weights" and section.rewind_to == 0:
+        model.load_state_dict(run.fresh_model().state_dict())
+    elif section.rewind == "weights":
+        model.load_state_dict(read_tensors(run.kept_file(section.rewind_to))[0])
 
 
 def _aim(

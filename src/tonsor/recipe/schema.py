@@ -76,6 +76,15 @@ class PrunePass(Training):
     include: list[str] = ["*"]  # parameter names, with * and ?; of two dimensions or more
     exclude: list[str] = []
     calibration: int = Field(8, ge=1)  # batches for the statistics an importance asks for
+    statistics: Literal["calibration", "training"] = "calibration"  # or gathered while the pass trains
+    # How the masks move while the pass trains; without any of these keys they rise with the schedule.
+    regrow: RuleField | None = None  # at `sparsity` from the first step, then some go and as many come back
+    regrow_schedule: RuleField = Rule(rule="cosine", initial=0.3)  # the fraction that moves; ends at 3/4
+    soft: bool = False  # what is pruned trains on, and may come back, until the pass is over
+    penalty: RuleField | None = None  # a schedule: an L2 penalty grows on what is to go at the end
+    rounds: int = Field(1, ge=1)  # each prunes an equal share of what is left, at once, and trains `epochs`
+    rewind: Literal["none", "weights", "learning_rate", "random"] = "none"  # before the training of a round
+    rewind_to: int = Field(0, ge=0)  # the step of [train] whose weights come back; 0: as built
 
     @model_validator(mode="after")
     def _has_one_aim(self) -> Self:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tonsor.export import FORMATS
 from tonsor.files import read_json, write_json, write_tensors
-from tonsor.recipe import build
+from tonsor.recipe import build, manners
 from tonsor.recipe.binding import Mistakes, bind_rule
 from tonsor.recipe.context import Run
 from tonsor.recipe.evidence import gather
@@ -34,8 +34,11 @@ class Made:
 
 
 def train(run: Run) -> Made:
-    """Train the dense model from its seed."""
-    return _trained(run, "train", run.recipe.train, run.fresh_model(), [])
+    """Train the dense model from its seed, and keep the steps that pruning goes back to."""
+    made = _trained(run, "train", run.recipe.train, run.fresh_model(), [])
+    if run.crew.is_first:
+        made.outputs.extend(run.kept_file(step) for step in run.kept_steps())
+    return made
 
 
 def finetune(run: Run) -> Made:
@@ -51,7 +54,10 @@ def _trained(run: Run, stage: str, section: Training, model: nn.Module, inputs: 
     methods = build.methods(section, stage, Mistakes())
     masks = run.masks() if stage == "finetune" else {}
     folder = run.folder.file(stage, "checkpoints")
-    fit = Fit(run, Job(stage, section, methods, model, run.data, masks=masks), folder)
+    keep = {step: run.kept_file(step) for step in run.kept_steps()} if stage == "train" else {}
+    fit = Fit(run, Job(stage, section, methods, model, run.data, masks=masks, keep=keep), folder)
+    if stage == "train":
+        manners.check_kept(run.recipe.prune, fit.steps)
     fit.run()
     return _write(run, stage, model, {stage: fit}, inputs)
 
@@ -77,8 +83,10 @@ def prune(run: Run) -> Made:
     masks: dict[str, Tensor] = {}
     fits: dict[str, Fit] = {}
     for number in range(len(run.recipe.prune)):
-        masks, fits[f"prune.{number}"] = one_pass(run, model, data, number, masks)
-    made = _write(run, "prune", model, fits, [run.weights_file(before)])
+        masks, fits_of_pass = one_pass(run, model, data, number, masks)
+        fits.update(fits_of_pass)
+    kept = [run.kept_file(step) for step in run.kept_steps()]
+    made = _write(run, "prune", model, fits, [run.weights_file(before), *kept])
     if run.crew.is_first:
         write_tensors(run.masks_file(), masks, about={"true": "the weight stays"})
         made.outputs.append(run.masks_file())
