@@ -8,6 +8,8 @@ from tonsor.prune.by_gradient import taylor as taylor
 from tonsor.prune.by_input import wanda as wanda
 from tonsor.prune.by_weight import magnitude as magnitude
 from tonsor.prune.by_weight import random as random
+from tonsor.prune.distill import same_outputs as same_outputs
+from tonsor.prune.distill import soft_targets as soft_targets
 from tonsor.prune.find import find_masks as find_masks
 from tonsor.prune.patterns import Channel as Channel
 from tonsor.prune.patterns import Element as Element
@@ -18,6 +20,7 @@ from tonsor.prune.protocol import Pattern as Pattern
 from tonsor.prune.protocol import Scope as Scope
 from tonsor.prune.protocol import Stats as Stats
 from tonsor.prune.pruner import Pruner as Pruner
+from tonsor.prune.recalibrate import recalibrate_ as recalibrate_
 from tonsor.prune.scopes import across as across
 from tonsor.prune.scopes import local as local
 from tonsor.prune.scopes import n_of_m as n_of_m
@@ -42,4 +45,8 @@ SCOPES: dict[str, Callable[..., dict[str, Tensor]]] = {
     "per_output": per_output,
     "across": across,
     "n_of_m": n_of_m,
+}
+DISTILLATIONS: dict[str, Callable[..., Tensor]] = {
+    "soft_targets": soft_targets,
+    "same_outputs": same_outputs,
 }

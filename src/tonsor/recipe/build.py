@@ -14,7 +14,7 @@ from tonsor.recipe import trial
 from tonsor.recipe.binding import Mistakes, bind, bind_rule, missing, resolve
 from tonsor.recipe.losses import LOSSES, METRICS
 from tonsor.recipe.read import RecipeError
-from tonsor.recipe.schema import Named, PrunePass, Recipe, Rule, Training
+from tonsor.recipe.schema import Named, PrunePass, Recipe, Retraining, Rule, Training
 from tonsor.schedule import SCHEDULES
 from tonsor.spelling import unknown
 from tonsor.tensors import gradients, joint_norm
@@ -35,6 +35,7 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "importance": prune.IMPORTANCES,
     "pattern": prune.PATTERNS,
     "scope": prune.SCOPES,
+    "distill": prune.DISTILLATIONS,
     "loss": LOSSES,
     "metric": METRICS,
     "export": export.FORMATS,
@@ -52,6 +53,7 @@ class Methods:
     clip: Callable[[Sequence[Tensor]], Tensor]
     constrain: Callable[[Sequence[Tensor]], None] | None
     compress: Any | None
+    distill: Callable[..., Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def methods(training: Training, place: str, mistakes: Mistakes) -> Methods:
             trial.attempt(partial(test, bound), f"{place}.{kind}", mistakes)
         return bound
 
+    taught = training.distill if isinstance(training, Retraining) else None
     return Methods(
         loss=_function("loss", training.loss, place, mistakes),
         metric=_function("metric", training.metric, place, mistakes),
@@ -93,6 +96,7 @@ def methods(training: Training, place: str, mistakes: Mistakes) -> Methods:
         clip=rule("clip", training.clip, trial.clipper) or measure,
         constrain=rule("constrain", training.constrain, trial.constraint),
         compress=rule("compress", training.compress, trial.compressor),
+        distill=rule("distill", taught, trial.distillation),
     )
 
 

@@ -1,6 +1,6 @@
 """What one training needs, before it begins."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ class Job:
         data: Data sets by name; "valid" is optional.
         masks: Weights that stay zero.
         pruner: Finds new masks as the training goes on.
+        teacher: Gives the dense model's outputs for the inputs of a batch, where the section distils.
 
     Example:
         >>> job = Job("train", Training(), None, nn.Linear(1, 1), {})
@@ -40,6 +41,7 @@ class Job:
     data: Mapping[str, Dataset[Any]]
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     pruner: Pruner | None = None
+    teacher: Callable[[Any], Tensor] | None = None
 
 
 def sparsity(masks: Mapping[str, Tensor]) -> float:

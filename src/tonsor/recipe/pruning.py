@@ -14,6 +14,7 @@ from tonsor.recipe.binding import Mistakes
 from tonsor.recipe.context import Run
 from tonsor.recipe.fit import Fit
 from tonsor.recipe.job import Job, until
+from tonsor.recipe.retraining import recalibrate, teacher
 from tonsor.recipe.schema import PrunePass
 from tonsor.recipe.selection import prunable
 from tonsor.shrink import channel_groups
@@ -56,12 +57,15 @@ def one_pass(
         within=masks,
     )
     folder = run.folder.file("prune", f"checkpoints-{number}")
-    fit = Fit(run, Job(label, section, methods, model, data, masks=masks, pruner=pruner), folder)
+    taught = teacher(run, section)
+    job = Job(label, section, methods, model, data, masks=masks, pruner=pruner, teacher=taught)
+    fit = Fit(run, job, folder)
     fit.run()
     # Where the ramp had no step to end at (no epochs, say), this is the one stroke that prunes.
     stats = statistics() if wanted else None
     found = {**masks, **find(weights, section.sparsity, stats=stats, within=pruner.masks)}
     apply_masks_(dict(model.named_parameters(remove_duplicate=False)), found)
+    recalibrate(run, section, label, model)
     return found, fit
 
 

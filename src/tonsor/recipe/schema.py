@@ -63,7 +63,14 @@ class Training(Section):
     checkpoint_every: int = Field(200, ge=1)  # optimizer steps
 
 
-class PrunePass(Training):
+class Retraining(Training):
+    """Say what else a training may do that follows the dense one: learn from it, measure its norms anew."""
+
+    distill: RuleField | None = None  # the teacher is the model that [train] left
+    recalibrate: int = Field(0, ge=0)  # batches for the running statistics of batch norms; 0: as trained
+
+
+class PrunePass(Retraining):
     """Say what one pass removes, and how it trains meanwhile (`epochs = 0`: at one stroke)."""
 
     sparsity: float = Field(ge=0, lt=1)
@@ -105,7 +112,7 @@ class Recipe(Section):
     data: DataSource
     train: Training
     prune: list[PrunePass] = []
-    finetune: Training | None = None
+    finetune: Retraining | None = None
     shrink: Shrink | None = None
     export: Export | None = None
     report: Report = Field(default_factory=Report)

@@ -17,6 +17,7 @@ from tonsor.recipe.fit import Fit
 from tonsor.recipe.job import Job
 from tonsor.recipe.pruning import one_pass
 from tonsor.recipe.reporting import write_report
+from tonsor.recipe.retraining import recalibrate, teacher
 from tonsor.recipe.schema import Training
 from tonsor.shrink import channel_groups, load, save, shrink_
 from tonsor.tensors import fingerprint
@@ -43,6 +44,8 @@ def finetune(run: Run) -> Made:
     assert run.recipe.finetune is not None, "the stage is only run where its section is"
     before = run.last_trained("finetune")
     inputs = [run.weights_file(before)] + ([run.masks_file()] if run.recipe.prune else [])
+    if run.recipe.finetune.distill is not None and before != "train":
+        inputs.append(run.weights_file("train"))  # the teacher
     return _trained(run, "finetune", run.recipe.finetune, run.model_after(before), inputs)
 
 
@@ -51,8 +54,10 @@ def _trained(run: Run, stage: str, section: Training, model: nn.Module, inputs: 
     methods = build.methods(section, stage, Mistakes())
     masks = run.masks() if stage == "finetune" else {}
     folder = run.folder.file(stage, "checkpoints")
-    fit = Fit(run, Job(stage, section, methods, model, run.data, masks=masks), folder)
+    job = Job(stage, section, methods, model, run.data, masks=masks, teacher=teacher(run, section))
+    fit = Fit(run, job, folder)
     fit.run()
+    recalibrate(run, section, stage, model)
     return _write(run, stage, model, {stage: fit}, inputs)
 
 

@@ -64,6 +64,19 @@ def compressor(rule: Callable[..., Any]) -> None:
     copy.deepcopy(rule)({"weight": torch.ones(2, 2)}, Comm())
 
 
+def distillation(rule: Callable[..., Any]) -> None:
+    """Blend a small loss.
+
+    Example:
+        >>> from functools import partial
+        >>> from tonsor.prune import same_outputs
+        >>> distillation(partial(same_outputs, weight=2.0))
+        Traceback (most recent call last):
+        ValueError: prune.same_outputs: weight is the share of the teacher and must lie in [0, 1]; got 2.0
+    """
+    rule(torch.zeros(()), torch.ones(2, 2), torch.ones(2, 2))
+
+
 def finder(importance: Callable[..., Any], scope: Callable[..., Any], sparsity: float) -> None:
     """Find masks of a small weight.
 
