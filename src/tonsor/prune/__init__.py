@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tonsor.prune.by_gradient import taylor as taylor
 from tonsor.prune.by_input import wanda as wanda
+from tonsor.prune.by_sensitivity import same_sensitivity as same_sensitivity
 from tonsor.prune.by_weight import magnitude as magnitude
 from tonsor.prune.by_weight import random as random
 from tonsor.prune.distill import same_outputs as same_outputs
@@ -21,10 +22,16 @@ from tonsor.prune.protocol import Scope as Scope
 from tonsor.prune.protocol import Stats as Stats
 from tonsor.prune.pruner import Pruner as Pruner
 from tonsor.prune.recalibrate import recalibrate_ as recalibrate_
+from tonsor.prune.scan import Measured as Measured
+from tonsor.prune.scan import read_scan as read_scan
+from tonsor.prune.scan import scan_sensitivity as scan_sensitivity
 from tonsor.prune.scopes import across as across
 from tonsor.prune.scopes import local as local
 from tonsor.prune.scopes import n_of_m as n_of_m
 from tonsor.prune.scopes import per_output as per_output
+from tonsor.prune.sensitivity_table import Sensitivity as Sensitivity
+from tonsor.prune.sensitivity_table import mean_loss as mean_loss
+from tonsor.prune.sensitivity_table import sensitivity as sensitivity
 from tonsor.prune.statistics import STATISTICS as STATISTICS
 from tonsor.prune.statistics import collect as collect
 from tonsor.prune.statistics import needs as needs
@@ -45,6 +52,7 @@ SCOPES: dict[str, Callable[..., dict[str, Tensor]]] = {
     "per_output": per_output,
     "across": across,
     "n_of_m": n_of_m,
+    "same_sensitivity": same_sensitivity,
 }
 DISTILLATIONS: dict[str, Callable[..., Tensor]] = {
     "soft_targets": soft_targets,

@@ -19,7 +19,7 @@ scopes = pytest.mark.parametrize("scope", SCOPES.values(), ids=SCOPES)
 statistics = pytest.mark.parametrize("statistic", STATISTICS)
 SHAPES = [(6, 4), (5, 4, 3, 3), (3, 4, 2), (1, 4)]
 # How many units a scope lets compete, of a tensor of shape (6, 4); n_of_m: the runs of four.
-BLOCKS = {"local": 24, "per_output": 4, "across": 24, "n_of_m": 4}
+BLOCKS = {"local": 24, "per_output": 4, "across": 24, "n_of_m": 4, "same_sensitivity": 24}
 
 
 def example(statistic, weight, generator):

@@ -5,7 +5,7 @@ A rule that remembers is copied first: what a run starts with knows nothing of t
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -86,7 +86,14 @@ def finder(importance: Callable[..., Any], scope: Callable[..., Any], sparsity: 
         Traceback (most recent call last):
         ValueError: ...
     """
-    stats = {"weight": {name: torch.ones(2, 2) for name in needs(importance)}}
-    weights = {"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
+    title = _named(scope) or "weight"
+    stats = {title: {name: torch.ones(2, 2) for name in needs(importance)}}
+    weights = {title: torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
     with warnings.catch_warnings(action="ignore"):  # of so small a weight nothing may stay
         find_masks(weights, sparsity, stats=stats, importance=importance, scope=scope)
+
+
+def _named(scope: Callable[..., Any]) -> str | None:
+    """Return a name of a weight that a scope has a setting for, if it goes by names."""
+    tables = [value for value in getattr(scope, "keywords", {}).values() if isinstance(value, Mapping)]
+    return next((name for table in tables for name in table), None)
