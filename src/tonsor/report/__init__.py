@@ -12,6 +12,7 @@ from tonsor.report.curves import norms as norms
 from tonsor.report.measure import latency as latency
 from tonsor.report.measure import size as size
 from tonsor.report.page import render as render
+from tonsor.report.sensitivities import sensitivities as sensitivities
 
 PLOTS: dict[str, Callable[..., Any]] = {
     "sizes": sizes,
@@ -19,4 +20,5 @@ PLOTS: dict[str, Callable[..., Any]] = {
     "norms": norms,
     "sparsities": sparsities,
     "histograms": histograms,
+    "sensitivities": sensitivities,
 }

@@ -17,6 +17,8 @@ CAPTIONS = {
     "curves": "Loss, metric and sparsity over the stages, laid end to end.",
     "norms": "The norm of the gradient at each step, before clipping, and the threshold it was clipped to.",
     "sparsities": "The share of weights that pruning set to zero, by layer.",
+    "sensitivities": "The model with one weight pruned at a time and the others dense, on data it was not "
+    "trained on. The broken line is the dense model.",
     "histograms": "How the weights of each layer are spread before pruning, and those that are left after.",
 }
 
