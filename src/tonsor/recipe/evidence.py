@@ -17,6 +17,7 @@ from tonsor.recipe.context import Run
 from tonsor.recipe.evaluate import evaluate
 from tonsor.recipe.folder import RECEIPT, versions
 from tonsor.recipe.reporting import kept_sensitivity
+from tonsor.recipe.trust import trust
 from tonsor.report import latency, size
 
 BINS = 60  # of a weight histogram
@@ -43,6 +44,7 @@ def gather(run: Run, models: Mapping[str, nn.Module], bytes_of: Mapping[str, int
         "histograms": _histograms(models),
         **_histories(run),
         "shrink": receipts.get("shrink", {}).get("shrink"),
+        "trust": trust(run, models),
         "sensitivity": kept_sensitivity(run.folder.path, models["dense"]),
         "export": receipts.get("export", {}).get("export", []),
         "recipe": (run.folder.path / "recipe.toml").read_text(),

@@ -95,10 +95,13 @@ class Export(Section):
 
 
 class Report(Section):
-    """Say how latency is measured."""
+    """Say how latency is measured, and whether the pruned model is compared with the dense one in depth."""
 
     batches: list[Annotated[int, Field(ge=1)]] = [1, 64]
     rounds: int = Field(50, ge=1)
+    trust: bool = True  # classifiers of float inputs alone
+    trust_samples: int = Field(500, ge=1)  # of the test data, that are made worse and attacked
+    image: Annotated[list[int], Field(min_length=3, max_length=3)] | None = None  # of flat inputs: C, H, W
 
 
 class Recipe(Section):

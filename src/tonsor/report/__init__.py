@@ -23,6 +23,10 @@ from tonsor.report.page import render as render
 from tonsor.report.robustness import fgsm as fgsm
 from tonsor.report.robustness import robustness as robustness
 from tonsor.report.sensitivities import sensitivities as sensitivities
+from tonsor.report.trust_plots import class_recalls as class_recalls
+from tonsor.report.trust_plots import exemplar_pictures as exemplar_pictures
+from tonsor.report.trust_plots import explanation_bars as explanation_bars
+from tonsor.report.trust_plots import robust_curves as robust_curves
 
 PLOTS: dict[str, Callable[..., Any]] = {
     "sizes": sizes,
@@ -31,4 +35,8 @@ PLOTS: dict[str, Callable[..., Any]] = {
     "sparsities": sparsities,
     "histograms": histograms,
     "sensitivities": sensitivities,
+    "class_recalls": class_recalls,
+    "robust_curves": robust_curves,
+    "explanation_bars": explanation_bars,
+    "exemplar_pictures": exemplar_pictures,
 }
