@@ -48,7 +48,7 @@ def trust(run: Run, models: Mapping[str, nn.Module]) -> dict[str, Any] | None:
     return {
         "samples": len(targets),
         "robust_samples": len(worse[1]),
-        "explained_samples": min(EXPLAINED, len(targets)),
+        "explained_samples": min(EXPLAINED, len(worse[1])),
         "robustness": robustness(pair, *worse, shape=settings.image, seed=run.recipe.seed),
         "explanations": explanations(pair["dense"], pair["masked"], worse[0][:EXPLAINED]),
         "classes": class_changes(outputs["dense"], outputs["masked"], targets),

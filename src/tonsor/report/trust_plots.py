@@ -7,8 +7,9 @@ from tonsor.report import readable
 from tonsor.report.svg import ACCENT, COLOURS, INK, WIDTH, drawing, grid, to_svg
 
 ROWS = 20  # classes at most: those that lost most
-LEVELS = 12  # grey values of a picture
+LEVELS = 9  # grey values of a picture
 MARKS = {"dense": "o", "masked": "s"}
+WIDTHS = {"dense": 3.4, "masked": 1.3}  # so that a line is seen under one that lies on it
 STATES = tuple(MARKS)
 
 
@@ -38,7 +39,11 @@ def robust_curves(report: Mapping[str, Any], /) -> str:
             axes = figure.add_subplot(lines, 2, number + 1, sharey=axes)
             for state in STATES:
                 y = [100 * value for value in (clean[state], *of[state])]
-                style: dict[str, Any] = {"marker": MARKS[state], "markersize": 3.2, "linewidth": 1.5}
+                style: dict[str, Any] = {
+                    "marker": MARKS[state],
+                    "markersize": 3.2,
+                    "linewidth": WIDTHS[state],
+                }
                 axes.plot(x, y, color=COLOURS[state], label=state, **style)
             axes.set_title(title)
             axes.set_ylim(0, 105)
@@ -120,7 +125,7 @@ def explanation_bars(report: Mapping[str, Any], /) -> str:
             axes.plot([of["low"], of["high"]], [place] * 2, color=INK, alpha=0.45, linewidth=3.2)
             axes.plot([of["median"]], [place], "o", color=ACCENT, markersize=6)
         axes.set_yticks(range(len(found)), [name for name, _ in found])
-        axes.invert_yaxis()
+        axes.set_ylim(len(found) - 0.5, -0.5)
         axes.set_xlim(min([0.0, *(of["low"] - 0.05 for _, of in found)]), 1.03)
         axes.set_xlabel("agreement with the dense model; 1 is the same")
         grid(axes, axis="x")
@@ -158,21 +163,22 @@ def exemplar_pictures(report: Mapping[str, Any], /) -> str:
 
 def _picture(axes: Any, rows: list[list[int]]) -> None:
     """Draw grey values as one path for each level: far smaller than a rectangle for each pixel."""
-    from matplotlib.collections import PolyCollection
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
 
-    boxes: dict[int, list[list[tuple[int, int]]]] = {}
+    boxes: dict[int, list[Path]] = {}
     for y, row in enumerate(rows):
         levels = [value * (LEVELS - 1) // 255 for value in row] + [-1]
         start = 0
         for x in range(1, len(levels)):
             if levels[x] != levels[start]:
-                box = [(start, y), (x, y), (x, y + 1), (start, y + 1)]
-                boxes.setdefault(levels[start], []).append(box)
+                corners = [(start, y), (x, y), (x, y + 1), (start, y + 1), (start, y)]
+                boxes.setdefault(levels[start], []).append(Path(corners, closed=True))
                 start = x
     for level, found in boxes.items():
-        grey = level / (LEVELS - 1)
-        axes.add_collection(
-            PolyCollection(found, facecolors=(grey,) * 3, edgecolors=(grey,) * 3, linewidths=0.2)
+        grey = (level / (LEVELS - 1),) * 3
+        axes.add_patch(
+            PathPatch(Path.make_compound_path(*found), facecolor=grey, edgecolor=grey, linewidth=0.2)
         )
     axes.set_xlim(0, len(rows[0]))
     axes.set_ylim(len(rows), 0)

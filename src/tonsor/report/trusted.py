@@ -33,13 +33,20 @@ def _classes(trust: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     lost, gained = (sum(row[key] for row in rows) for key in ("lost", "gained"))
-    first = rows[0]
-    recalls = [readable.percent(first[key]["recall"]) for key in ("pruned", "dense")]
     return (
         f"Of {readable.count(trust['samples'])} test samples the masked model has lost {lost} that the dense"
-        f" one gets right, and gained {gained}. Class {first['class']} lost most beside the mean:"
-        f" its recall is {recalls[0]}, dense {recalls[1]}."
+        f" one gets right, and gained {gained}. {_worst(rows[0])}"
     )
+
+
+def _worst(row: Mapping[str, Any]) -> str:
+    """Tell of the class that lost most, and whether its samples are enough to be sure."""
+    if row["beyond"] >= 0:
+        return "No class lost more than the mean."
+    pruned, dense = (readable.percent(row[key]["recall"]) for key in ("pruned", "dense"))
+    apart = row["pruned"]["high"] < row["dense"]["low"]
+    doubt = "" if apart else "; with so few samples their intervals of 95 % overlap"
+    return f"Class {row['class']} lost most beside the mean: its recall is {pruned}, dense {dense}{doubt}."
 
 
 def _robustness(trust: Mapping[str, Any]) -> str:
