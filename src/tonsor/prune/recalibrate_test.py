@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tonsor.prune import recalibrate_
+from tonsor.prune import apply_masks_, find_masks, recalibrate_
 
 
 def drawn(*shape, seed=0):
@@ -110,6 +110,33 @@ def test_a_model_without_running_statistics_needs_nothing(model):
 def test_no_batch_is_told():
     with pytest.raises(ValueError, match="no batch"):
         recalibrate_(nn.BatchNorm1d(2), [])
+
+
+@pytest.mark.slow
+def test_a_network_that_was_pruned_at_one_stroke_recognises_digits_again():
+    torch.manual_seed(0)
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    inputs, targets = torch.tensor(digits.data).float() / 16, torch.tensor(digits.target)
+    sizes = [(64, 128), (128, 64), (64, 64)]
+    blocks = [m for a, b in sizes for m in (nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU())]
+    model = nn.Sequential(*blocks, nn.Linear(64, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for batch in torch.arange(1200).repeat(8).split(50):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()
+        optimizer.step()
+
+    def accuracy():
+        return (model.eval()(inputs[1200:]).argmax(1) == targets[1200:]).double().mean().item()
+
+    dense = accuracy()
+    weights = {name: p for name, p in model.named_parameters() if p.ndim > 1}
+    apply_masks_(weights, find_masks(weights, 0.9))
+    pruned = accuracy()
+    recalibrate_(model, pairs(*inputs[:1200].split(50)))
+    assert dense > 0.9
+    assert pruned < 0.3
+    assert accuracy() > 0.7
 
 
 def test_half_precision_is_measured_in_full():
