@@ -19,6 +19,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+look = typer.Typer(help="Look into the model of a run.", no_args_is_help=True)
+app.add_typer(look, name="inspect")
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
 Change = Annotated[
@@ -52,8 +54,7 @@ def run(
         with tell:
             report = run_recipe(Run(checked, folder, crew, tell.event, _stopper()), recipe.read_text())
     except KeyboardInterrupt as stopped:
-        print(f"tonsor: {stopped or 'stopped'}; to go on: tonsor {' '.join(sys.argv[1:])}", file=sys.stderr)
-        raise typer.Exit(130) from stopped
+        raise typer.Exit(_stopped(stopped)) from stopped
     crew.leave()
     if crew.is_first and not log:
         if not quiet:
@@ -97,6 +98,36 @@ def compare(folders: Annotated[list[Path], typer.Argument(help="Folders of finis
     table_of_runs(rows_of({str(folder): read_report(folder) for folder in folders}))
 
 
+@look.command("sensitivity")
+def inspect_sensitivity(
+    source: Annotated[Path, typer.Argument(help="A run's folder, or a recipe.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of a recipe's run; runs/NAME if not given.")
+    ] = None,
+    changes: Change = None,
+    importance: Annotated[str, typer.Option(help="What scores the weights.")] = "magnitude",
+    pattern: Annotated[str, typer.Option(help="What lives or dies together.")] = "element",
+    sparsity: Annotated[float | None, typer.Option(help="Suggest how to remove this fraction.")] = None,
+    max_loss: Annotated[float | None, typer.Option(help="Suggest what can go up to this loss.")] = None,
+) -> None:
+    """Measure the dense model with one weight pruned at a time, and suggest a sparsity for each.
+
+    Trains first where a recipe has not been trained yet. Goes on where it was stopped.
+    """
+    from tonsor.recipe import inspecting
+    from tonsor.screen_scan import table_of_scan
+
+    question = inspecting.Question(importance, pattern, sparsity=sparsity, max_loss=max_loss)
+    try:
+        with Screen() as tell:
+            run, text = inspecting.open_run(source, out, changes or [], tell.event, _stopper())
+            figures = inspecting.inspect_sensitivity(run, text, question)
+    except KeyboardInterrupt as stopped:
+        raise typer.Exit(_stopped(stopped)) from stopped
+    table_of_scan(figures)
+    print(run.folder.path / inspecting.PICTURE)
+
+
 def _teller(*, quiet: bool, log: bool) -> "Screen | Quiet | Log":
     """Choose who shows the events."""
     if log:
@@ -108,6 +139,12 @@ def _start_workers(workers: int) -> int:
     """Run this same command in several processes, and return the exit status."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
     return subprocess.call([*torchrun, "-m", "tonsor", *sys.argv[1:]])
+
+
+def _stopped(why: KeyboardInterrupt) -> int:
+    """Say how to go on after Ctrl-C, and return the exit status."""
+    print(f"tonsor: {why or 'stopped'}; to go on: tonsor {' '.join(sys.argv[1:])}", file=sys.stderr)
+    return 130
 
 
 def _stopper() -> Callable[[], bool]:

@@ -1,6 +1,6 @@
 """Look at a model without changing it: its modes, and a batch to feed it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,25 @@ def evaluating(model: nn.Module, /) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
+
+
+def call(model: nn.Module, inputs: Any, /) -> Any:
+    """Call a model with one input or several.
+
+    Args:
+        model: The model.
+        inputs: A tensor, a tuple of arguments or a mapping of keyword arguments.
+
+    Returns:
+        What the model returns.
+
+    Example:
+        >>> call(nn.Bilinear(1, 1, 1), (torch.ones(2, 1), torch.ones(2, 1))).shape
+        torch.Size([2, 1])
+    """
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
 def rows(inputs: Tensor | tuple[Any, ...], batch: int, /) -> tuple[Any, ...]:

@@ -30,6 +30,7 @@ from tonsor.prune.by_output import hrank as hrank
 from tonsor.prune.by_output import mean_activation as mean_activation
 from tonsor.prune.by_output import output_variance as output_variance
 from tonsor.prune.by_output import slimming as slimming
+from tonsor.prune.by_sensitivity import same_sensitivity as same_sensitivity
 from tonsor.prune.by_shape import by_table as by_table
 from tonsor.prune.by_shape import erk as erk
 from tonsor.prune.by_shape import uniform_plus as uniform_plus
@@ -40,6 +41,8 @@ from tonsor.prune.by_weight import random as random
 from tonsor.prune.cost import bytes_on_disk as bytes_on_disk
 from tonsor.prune.cost import macs as macs
 from tonsor.prune.cost import parameters as parameters
+from tonsor.prune.distill import same_outputs as same_outputs
+from tonsor.prune.distill import soft_targets as soft_targets
 from tonsor.prune.eliminate import eliminate as eliminate
 from tonsor.prune.find import find_masks as find_masks
 from tonsor.prune.from_training import DenseGradient as DenseGradient
@@ -57,6 +60,7 @@ from tonsor.prune.protocol import Scope as Scope
 from tonsor.prune.protocol import Stats as Stats
 from tonsor.prune.protocol import Watch as Watch
 from tonsor.prune.pruner import Pruner as Pruner
+from tonsor.prune.recalibrate import recalibrate_ as recalibrate_
 from tonsor.prune.refit import refit as refit
 from tonsor.prune.refit import refit_ as refit_
 from tonsor.prune.refit import retarget as retarget
@@ -68,10 +72,16 @@ from tonsor.prune.rewind import Rewind as Rewind
 from tonsor.prune.rewind import Round as Round
 from tonsor.prune.rewind import train_in_rounds as train_in_rounds
 from tonsor.prune.rounds import find_in_rounds as find_in_rounds
+from tonsor.prune.scan import Measured as Measured
+from tonsor.prune.scan import read_scan as read_scan
+from tonsor.prune.scan import scan_sensitivity as scan_sensitivity
 from tonsor.prune.scopes import across as across
 from tonsor.prune.scopes import local as local
 from tonsor.prune.scopes import n_of_m as n_of_m
 from tonsor.prune.scopes import per_output as per_output
+from tonsor.prune.sensitivity_table import Sensitivity as Sensitivity
+from tonsor.prune.sensitivity_table import mean_loss as mean_loss
+from tonsor.prune.sensitivity_table import sensitivity as sensitivity
 from tonsor.prune.soft import SoftPruner as SoftPruner
 from tonsor.prune.solvers import LayerRule as LayerRule
 from tonsor.prune.solvers import Repair as Repair
@@ -117,6 +127,7 @@ SCOPES: dict[str, Callable[..., dict[str, Tensor]]] = {
     "uniform_plus": uniform_plus,
     "owl": owl,
     "by_table": by_table,
+    "same_sensitivity": same_sensitivity,
 }
 COSTS: dict[str, Callable[..., float]] = {
     "parameters": parameters,
@@ -137,4 +148,8 @@ REGROWS: dict[str, Callable[..., Masks]] = {
 WATCHES: dict[str, Callable[[Mapping[str, Tensor]], Watch]] = {
     "gradient": DenseGradient,
     "weight_gradient": Movement,
+}
+DISTILLATIONS: dict[str, Callable[..., Tensor]] = {
+    "soft_targets": soft_targets,
+    "same_outputs": same_outputs,
 }

@@ -12,7 +12,8 @@ from tonsor.prune.statistics import arguments
 
 # The first and the last are small, for a scope that spares them; sides divide neither runs nor tiles.
 SHAPES = {"first": (2, 3), "conv": (6, 5, 3, 3), "linear": (10, 7), "vector": (9,), "last": (3, 2)}
-INEXACT = {"local", "per_output", "n_of_m"}  # exact in each tensor, row or run, not in all together
+# Exact in each tensor, row or run, not in all together.
+INEXACT = {"local", "per_output", "n_of_m", "same_sensitivity"}
 every = pytest.mark.parametrize(
     ("importance", "pattern", "scope"), list(product(IMPORTANCES, PATTERNS, SCOPES)), ids="-".join
 )

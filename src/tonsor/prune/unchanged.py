@@ -56,6 +56,6 @@ def _cuda_devices(model: nn.Module) -> list[torch.device]:
 
 @torch.no_grad()
 def _restore(buffer: Tensor, before: Tensor, version: int) -> None:
-    """Write the old content back, unless nothing was written."""
-    if buffer._version != version:
+    """Write the old content back, unless nothing was written; batch norm writes past the version counter."""
+    if buffer._version != version or not torch.equal(buffer, before):
         buffer.copy_(before)

@@ -15,7 +15,7 @@ from tonsor.recipe.binding import Mistakes, bind, bind_rule, missing, resolve
 from tonsor.recipe.bounded import measure
 from tonsor.recipe.losses import LOSSES, METRICS
 from tonsor.recipe.read import RecipeError
-from tonsor.recipe.schema import Named, PrunePass, Recipe, Rule, Training
+from tonsor.recipe.schema import Named, PrunePass, Recipe, Retraining, Rule, Training
 from tonsor.schedule import SCHEDULES
 from tonsor.spelling import unknown
 
@@ -45,6 +45,7 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "scope": prune.SCOPES,
     "budget": prune.COSTS,
     "regrow": prune.REGROWS,
+    "distill": prune.DISTILLATIONS,
     "loss": LOSSES,
     "metric": METRICS,
     "export": export.FORMATS,
@@ -62,6 +63,7 @@ class Methods:
     clip: Callable[[Sequence[Tensor]], Tensor]
     constrain: Callable[[Sequence[Tensor]], None] | None
     compress: Any | None
+    distill: Callable[..., Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def methods(training: Training, place: str, mistakes: Mistakes) -> Methods:
             trial.attempt(partial(test, bound), f"{place}.{kind}", mistakes)
         return bound
 
+    taught = training.distill if isinstance(training, Retraining) else None
     return Methods(
         loss=_function("loss", training.loss, place, mistakes),
         metric=_function("metric", training.metric, place, mistakes),
@@ -110,6 +113,7 @@ def methods(training: Training, place: str, mistakes: Mistakes) -> Methods:
         clip=rule("clip", training.clip, trial.clipper) or measure,
         constrain=rule("constrain", training.constrain, trial.constraint),
         compress=rule("compress", training.compress, trial.compressor),
+        distill=rule("distill", taught, trial.distillation),
     )
 
 

@@ -39,6 +39,13 @@ def test_a_recipe_may_name_every_importance(importance):
     assert check_rules(recipe(prune=[{"sparsity": 0.5, "importance": importance}])) is None
 
 
+def test_a_scope_that_goes_by_name_is_tried_on_a_name_it_knows():
+    scope = {"rule": "same_sensitivity", "curves": {"0.weight": [[0.0, 0.0], [0.5, 0.1]]}}
+    assert check_rules(recipe(prune=[{"sparsity": 0.5, "scope": scope}])) is None
+    scope["curves"] = {"0.weight": [[0.0, "x"]]}
+    assert "prune.0.scope.curves" in mistakes_of(prune=[{"sparsity": 0.5, "scope": scope}])[0]
+
+
 def test_values_come_as_the_signature_wants_them():
     mistakes = Mistakes()
     bound = bind(sample, {"count": 3, "rates": [1, 2], "name": "x"}, "p", mistakes)

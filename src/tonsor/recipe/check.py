@@ -4,10 +4,10 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tonsor.modes import call
 from tonsor.recipe.binding import Mistakes, tunable, wraps
 from tonsor.recipe.build import COUPLED, TABLES, check_rules, methods
 from tonsor.recipe.context import Run
-from tonsor.recipe.evaluate import call
 from tonsor.recipe.folder import RunFolder
 from tonsor.recipe.schema import PrunePass, Recipe
 from tonsor.recipe.selection import prunable

@@ -7,20 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from tonsor.modes import evaluating
+from tonsor.modes import call, evaluating
 from tonsor.recipe.batches import fetch, place
 
 CHUNK = 1000  # samples that go through the model at once
-
-
-def call(model: nn.Module, inputs: Any) -> Any:
-    """Call the model with one input or several.
-
-    Example:
-        >>> call(nn.Identity(), torch.ones(1))
-        tensor([1.])
-    """
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
 def evaluate(

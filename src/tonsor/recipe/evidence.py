@@ -16,6 +16,8 @@ from tonsor.recipe.binding import Mistakes
 from tonsor.recipe.context import Run
 from tonsor.recipe.evaluate import evaluate
 from tonsor.recipe.folder import RECEIPT, versions
+from tonsor.recipe.reporting import kept_sensitivity
+from tonsor.recipe.trust import trust
 from tonsor.report import latency, size
 
 BINS = 60  # of a weight histogram
@@ -43,6 +45,8 @@ def gather(run: Run, models: Mapping[str, nn.Module], bytes_of: Mapping[str, int
         **_histories(run),
         "heal": receipts.get("heal", {}).get("heal", []),
         "shrink": receipts.get("shrink", {}).get("shrink"),
+        "trust": trust(run, models),
+        "sensitivity": kept_sensitivity(run.folder.path, models["dense"]),
         "export": receipts.get("export", {}).get("export", []),
         "recipe": (run.folder.path / "recipe.toml").read_text(),
         "settings": run.recipe.model_dump(mode="json"),

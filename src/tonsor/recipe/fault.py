@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tonsor.recipe.evaluate import call
+from tonsor.modes import call
 
 
 class NonFiniteError(FloatingPointError):

@@ -11,11 +11,12 @@ from torch.nn.parallel import DistributedDataParallel
 from tonsor.compress import Comm, compress_ddp
 from tonsor.files import write_tensors
 from tonsor.masked import mask_gradients_
+from tonsor.modes import call
 from tonsor.recipe.batches import Batches, mix, place, seed_all
 from tonsor.recipe.bounded import bounded
 from tonsor.recipe.checkpoints import Checkpoints
 from tonsor.recipe.context import Interrupted, Run
-from tonsor.recipe.evaluate import call, evaluate
+from tonsor.recipe.evaluate import evaluate
 from tonsor.recipe.fault import NonFiniteError, first_bad_gradient, first_bad_layer
 from tonsor.recipe.history import History
 from tonsor.recipe.job import Job, sparsity, until
@@ -104,7 +105,7 @@ class Fit:
 
         def closure() -> float:
             self._optimizer.zero_grad()
-            loss = methods.loss(call(self._forward, inputs), targets)
+            loss = self._loss(inputs, targets)
             self._check(loss.item(), lambda: first_bad_layer(self.job.model, inputs), "loss")
             # With several workers backward averages the gradients over them, and compresses them if asked.
             loss.backward()  # type: ignore[no-untyped-call]
@@ -129,6 +130,15 @@ class Fit:
 
         self.step += 1
         self._record(loss, *norms[0])
+
+    def _loss(self, inputs: Any, targets: Any) -> Tensor:
+        """Return the loss of a batch, blended with the dense model's answers where there is a teacher."""
+        methods, teacher = self.job.methods, self.job.teacher
+        outputs = call(self._forward, inputs)
+        loss = methods.loss(outputs, targets)
+        if methods.distill is None or teacher is None:
+            return loss
+        return methods.distill(loss, outputs, teacher(inputs))
 
     def _is_skipped(self) -> bool:
         """Return whether the clip rule asks for this step to be left out."""

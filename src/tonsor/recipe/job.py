@@ -1,6 +1,6 @@
 """What one training needs, before it begins."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ class Job:
         masks: Weights that stay zero.
         pruner: Moves masks as the training goes on.
         keep: Where the weights are kept as they are after a step, by step.
+        teacher: Gives the dense model's outputs for the inputs of a batch, where the section distils.
 
     Example:
         >>> job = Job("train", Training(), None, nn.Linear(1, 1), {})
@@ -43,6 +44,7 @@ class Job:
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     pruner: Masking | None = None
     keep: Mapping[int, Path] = field(default_factory=dict)
+    teacher: Callable[[Any], Tensor] | None = None
 
 
 def sparsity(masks: Mapping[str, Tensor]) -> float:

@@ -1,6 +1,6 @@
 """One pass of pruning: masks that move while the model trains on, or rounds of pruning and training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,6 @@ from tonsor.prune import (
     Budget,
     Masks,
     SoftPruner,
-    Stats,
     apply_masks_,
     collect,
     find_masks,
@@ -23,11 +22,13 @@ from tonsor.prune import (
 from tonsor.recipe import build
 from tonsor.recipe.batches import Batches, mix, place
 from tonsor.recipe.binding import Mistakes, tunable
+from tonsor.recipe.build import Cut
 from tonsor.recipe.context import Run
 from tonsor.recipe.driving import Finding, driver, gathering
 from tonsor.recipe.fit import Fit
 from tonsor.recipe.job import Job, sparsity
 from tonsor.recipe.manners import is_in_rounds
+from tonsor.recipe.retraining import recalibrate, teacher
 from tonsor.recipe.schema import Heal, PrunePass
 from tonsor.recipe.selection import prunable
 from tonsor.schedule import exponential
@@ -52,37 +53,53 @@ def one_pass(
         The masks after the pass, all that hold, and its trainings by label.
     """
     section, label = run.recipe.prune[number], f"prune.{number}"
-    cut = build.cut(section, label, Mistakes())
-    weights = prunable(model, section.include, section.exclude)
-    samples = calibration(run, data, section, label)
-    methods = build.methods(section, label, Mistakes())
-    names = needs(cut.importance)
-    calibrate = partial(collect, model, samples, names=names, weights=weights, loss=methods.loss)
-    pattern = cut.pattern or channel_groups(model, samples[0][0])
-    parts: dict[str, Any] = {"importance": cut.importance, "pattern": pattern, "scope": cut.scope}
-    aim = partial(_aim, section, _with_positions(cut.budget, run, model, data, weights), weights, parts)
-    before = {name: mask for name, mask in masks.items() if name in weights}
-    final = aim(calibrate() if names and cut.budget else None, before)
-    cut = replace(cut, schedule=partial(cut.schedule, final=final)) if cut.budget else cut
-    source = gathering(section, cut, weights, calibrate)
-    finding = Finding(weights, partial(find_masks, **parts), source, masks, final)
+    cut, finding, aim = _prepared(run, model, data, number, masks)
     if is_in_rounds(section):
         return _in_rounds(run, model, data, number, finding)
     batches = Batches(data["train"], batch_size=section.batch_size, seed=0, size=run.crew.size)
     pruner = driver(section, cut, finding, section.epochs * len(batches))
-    fit = _fitted(run, Job(label, section, methods, model, data, masks=masks, pruner=pruner), number)
+    methods, taught = build.methods(section, label, Mistakes()), teacher(run, section)
+    job = Job(label, section, methods, model, data, masks=masks, pruner=pruner, teacher=taught)
+    fit = _fitted(run, job, number)
     if isinstance(pruner, SoftPruner):
         pruner.hold()
     found = {**masks, **pruner.masks}
     if cut.budget:
         # Solved for again, because the weights, and with them what goes, have changed meanwhile.
-        stats = calibrate() if names else None
-        found = finding.masks(aim(stats, pruner.masks), pruner.masks)
-    elif section.regrow is None and pruner.asked < final:
+        found = finding.masks(aim(pruner.masks), pruner.masks)
+    elif section.regrow is None and pruner.asked < finding.sparsity:
         # The ramp had no step to end at (no epochs, say): this is the one stroke that prunes.
-        found = finding.masks(final, pruner.masks)
+        found = finding.masks(finding.sparsity, pruner.masks)
     apply_masks_(dict(model.named_parameters(remove_duplicate=False)), found)
+    recalibrate(run, section, label, model)
     return found, {label: fit}
+
+
+def _prepared(
+    run: Run, model: nn.Module, data: Data, number: int, masks: Mapping[str, Tensor]
+) -> tuple[Cut, Finding, Callable[[Mapping[str, Tensor]], float]]:
+    """Return the rules of a pass, what masks are found by, and what tells how far to go within masks."""
+    section, label = run.recipe.prune[number], f"prune.{number}"
+    cut = build.cut(section, label, Mistakes())
+    weights = prunable(model, section.include, section.exclude)
+    samples = calibration(run, data, section, label)
+    loss, names = build.methods(section, label, Mistakes()).loss, needs(cut.importance)
+    calibrate = partial(collect, model, samples, names=names, weights=weights, loss=loss)
+    pattern = cut.pattern or channel_groups(model, samples[0][0])
+    parts: dict[str, Any] = {"importance": cut.importance, "pattern": pattern, "scope": cut.scope}
+    budget = _with_positions(cut.budget, run, model, data, weights)
+
+    def aim(within: Mapping[str, Tensor]) -> float:
+        """Return the sparsity that the section names, or the one that meets its budget now."""
+        if budget is None:
+            return section.sparsity or 0.0
+        stats = calibrate() if names else None
+        return find_sparsity(weights, budget, stats=stats, within=within, **parts)
+
+    final = aim({name: mask for name, mask in masks.items() if name in weights})
+    cut = replace(cut, schedule=partial(cut.schedule, final=final)) if budget else cut
+    source = gathering(section, cut, weights, calibrate)
+    return cut, Finding(weights, partial(find_masks, **parts), source, masks, final), aim
 
 
 def _in_rounds(
@@ -100,7 +117,9 @@ def _in_rounds(
         _take_back(run, model, section, label)
         apply_masks_(dict(model.named_parameters(remove_duplicate=False)), masks)
         methods = build.methods(section, f"prune.{number}", Mistakes())
-        fits[label] = _fitted(run, Job(label, section, methods, model, data, masks=masks), number)
+        job = Job(label, section, methods, model, data, masks=masks, teacher=teacher(run, section))
+        fits[label] = _fitted(run, job, number)
+        recalibrate(run, section, label, model)
     return masks, fits
 
 
@@ -120,20 +139,6 @@ def _take_back(run: Run, model: nn.Module, section: PrunePass, label: str) -> No
         model.load_state_dict(run.fresh_model().state_dict())
     elif section.rewind == "weights":
         model.load_state_dict(read_tensors(run.kept_file(section.rewind_to))[0])
-
-
-def _aim(
-    section: PrunePass,
-    budget: Budget | None,
-    weights: Mapping[str, Tensor],
-    parts: Mapping[str, Any],
-    stats: Stats | None,
-    within: Mapping[str, Tensor],
-) -> float:
-    """Return the sparsity that the section names, or the one that meets its budget now."""
-    if budget is None:
-        return section.sparsity or 0.0
-    return find_sparsity(weights, budget, stats=stats, within=within, **parts)
 
 
 def _with_positions(

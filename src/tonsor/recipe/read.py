@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tonsor.recipe.binding import Mistakes
-from tonsor.recipe.schema import PrunePass, Recipe, Training
+from tonsor.recipe.schema import PrunePass, Recipe, Retraining, Training
 from tonsor.spelling import unknown
 
 
@@ -157,7 +157,7 @@ def _section(location: tuple[int | str, ...]) -> type[BaseModel]:
     if location[0] == "prune":
         return PrunePass
     if location[0] in ("train", "finetune"):
-        return Training
+        return Training if location[0] == "train" else Retraining
     annotation = Recipe.model_fields[str(location[0])].annotation
     options = [annotation, *getattr(annotation, "__args__", ())]
     return next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))

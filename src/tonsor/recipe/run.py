@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -56,23 +56,56 @@ def run_recipe(run: Run, text: str) -> dict[str, Any]:
         >>> sorted(report["models"])
         ['dense', 'small']
     """
+    run_stages(run, text)
+    report: dict[str, Any] = read_json(run.folder.path / "report.json")
+    return report
+
+
+def run_stages(run: Run, text: str, *, until: str = "report") -> None:
+    """Run the stages up to one of them that are not done, as `run_recipe` runs all.
+
+    Args:
+        run: Recipe, folder and whom to tell.
+        text: The recipe as written, kept in the folder.
+        until: The last stage to run.
+
+    Raises:
+        RecipeError: If a rule of the recipe is wrong; nothing has been written.
+        ValueError: If the folder belongs to another recipe, or a file in it is corrupt.
+        Interrupted: If the run was asked to stop.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from tonsor.recipe.folder import RunFolder
+        >>> from tonsor.recipe.schema import Recipe
+        >>> recipe = Recipe.model_validate({
+        ...     "name": "a", "model": {"build": "tonsor.examples.models:linear"},
+        ...     "data": {"load": "tonsor.examples.data:diabetes"},
+        ...     "train": {"epochs": 1, "loss": "mse", "metric": "r2"}})
+        >>> folder = Path(tempfile.mkdtemp()) / "run"
+        >>> run_stages(Run(recipe, RunFolder(folder)), "", until="train")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['recipe.toml', 'settings.json', 'train']
+    """
     check_rules(run.recipe)
     if run.recipe.threads:
         torch.set_num_threads(run.recipe.threads)
     if run.crew.is_first:
         run.folder.claim(text, {**run.recipe.model_dump(mode="json"), "workers": run.crew.size})
     run.crew.wait()
+    asked = run.stages[: run.stages.index(until) + 1]
     if not run.crew.is_first:
-        return _all_stages(run)
+        return _all_stages(run, asked)
     with run.folder.locked():
-        return _all_stages(run)
+        return _all_stages(run, asked)
 
 
-def _all_stages(run: Run) -> dict[str, Any]:
+def _all_stages(run: Run, asked: Sequence[str]) -> None:
     """Run the stages that have no receipt, on all workers alike."""
     if run.recipe.train.compress is not None and run.crew.size == 1:
         run.tell({"event": "note", "text": "one worker sends no gradients: `compress` has no effect"})
-    for stage in run.stages:
+    for stage in asked:
         is_done = run.crew.agree(run.crew.is_first and run.folder.receipt(stage) is not None)[0]
         run.tell({"event": "done" if is_done else "begin", "stage": stage})
         if not is_done and (run.crew.is_first or stage in TRAINING):
@@ -81,8 +114,6 @@ def _all_stages(run: Run) -> dict[str, Any]:
         if run.crew.is_first:
             _drop_checkpoints(run, stage)
         run.tell({"event": "end", "stage": stage})
-    report: dict[str, Any] = read_json(run.folder.path / "report.json")
-    return report
 
 
 def _one_stage(run: Run, stage: str) -> None:

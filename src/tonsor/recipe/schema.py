@@ -63,7 +63,14 @@ class Training(Section):
     checkpoint_every: int = Field(200, ge=1)  # optimizer steps
 
 
-class PrunePass(Training):
+class Retraining(Training):
+    """Say what else a training may do that follows the dense one: learn from it, measure its norms anew."""
+
+    distill: RuleField | None = None  # the teacher is the model that [train] left
+    recalibrate: int = Field(0, ge=0)  # batches for the running statistics of batch norms; 0: as trained
+
+
+class PrunePass(Retraining):
     """Say what one pass removes, and how it trains meanwhile (`epochs = 0`: at one stroke)."""
 
     sparsity: float | None = Field(None, ge=0, lt=1)
@@ -114,10 +121,13 @@ class Export(Section):
 
 
 class Report(Section):
-    """Say how latency is measured."""
+    """Say how latency is measured, and whether the pruned model is compared with the dense one in depth."""
 
     batches: list[Annotated[int, Field(ge=1)]] = [1, 64]
     rounds: int = Field(50, ge=1)
+    trust: bool = True  # classifiers of float inputs alone
+    trust_samples: int = Field(500, ge=1)  # of the test data, that are made worse and attacked
+    image: Annotated[list[int], Field(min_length=3, max_length=3)] | None = None  # of flat inputs: C, H, W
 
 
 class Recipe(Section):
@@ -132,7 +142,7 @@ class Recipe(Section):
     train: Training
     prune: list[PrunePass] = []
     heal: Heal | None = None
-    finetune: Training | None = None
+    finetune: Retraining | None = None
     shrink: Shrink | None = None
     export: Export | None = None
     report: Report = Field(default_factory=Report)

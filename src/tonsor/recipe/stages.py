@@ -17,6 +17,7 @@ from tonsor.recipe.fit import Fit
 from tonsor.recipe.job import Job
 from tonsor.recipe.pruning import one_pass
 from tonsor.recipe.reporting import write_report
+from tonsor.recipe.retraining import recalibrate, teacher
 from tonsor.recipe.schema import Training
 from tonsor.shrink import channel_groups, load, save, shrink_
 from tonsor.tensors import fingerprint
@@ -46,6 +47,8 @@ def finetune(run: Run) -> Made:
     assert run.recipe.finetune is not None, "the stage is only run where its section is"
     before = run.last_trained("finetune")
     inputs = [run.weights_file(before)] + ([run.masks_file()] if run.recipe.prune else [])
+    if run.recipe.finetune.distill is not None and before != "train":
+        inputs.append(run.weights_file("train"))  # the teacher
     return _trained(run, "finetune", run.recipe.finetune, run.model_after(before), inputs)
 
 
@@ -55,10 +58,13 @@ def _trained(run: Run, stage: str, section: Training, model: nn.Module, inputs: 
     masks = run.masks() if stage == "finetune" else {}
     folder = run.folder.file(stage, "checkpoints")
     keep = {step: run.kept_file(step) for step in run.kept_steps()} if stage == "train" else {}
-    fit = Fit(run, Job(stage, section, methods, model, run.data, masks=masks, keep=keep), folder)
+    taught = teacher(run, section)
+    job = Job(stage, section, methods, model, run.data, masks=masks, keep=keep, teacher=taught)
+    fit = Fit(run, job, folder)
     if stage == "train":
         manners.check_kept(run.recipe.prune, fit.steps)
     fit.run()
+    recalibrate(run, section, stage, model)
     return _write(run, stage, model, {stage: fit}, inputs)
 
 

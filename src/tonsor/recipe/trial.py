@@ -5,7 +5,7 @@ A rule that remembers is copied first: what a run starts with knows nothing of t
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -71,6 +71,19 @@ def compressor(rule: Callable[..., Any]) -> None:
     copy.deepcopy(rule)({"weight": torch.ones(2, 2)}, Comm())
 
 
+def distillation(rule: Callable[..., Any]) -> None:
+    """Blend a small loss.
+
+    Example:
+        >>> from functools import partial
+        >>> from tonsor.prune import same_outputs
+        >>> distillation(partial(same_outputs, weight=2.0))
+        Traceback (most recent call last):
+        ValueError: prune.same_outputs: weight is the share of the teacher and must lie in [0, 1]; got 2.0
+    """
+    rule(torch.zeros(()), torch.ones(2, 2), torch.ones(2, 2))
+
+
 def finder(importance: Callable[..., Any], scope: Callable[..., Any], sparsity: float) -> None:
     """Find masks of a small weight.
 
@@ -80,8 +93,8 @@ def finder(importance: Callable[..., Any], scope: Callable[..., Any], sparsity: 
         Traceback (most recent call last):
         ValueError: ...
     """
-    table = getattr(scope, "keywords", {}).get("table")  # its names are looked for among the weights'
-    names = list(table or ("first", "weight", "last"))  # a scope may spare the first and the last
+    named = _named(scope)
+    names = named or ["first", "weight", "last"]  # a scope may spare the first and the last
     sizes = [2 if name in ("first", "last") else 16 for name in names]
     weights = {
         name: torch.arange(1.0, 2 * size + 1).view(2, size) for name, size in zip(names, sizes, strict=True)
@@ -90,7 +103,7 @@ def finder(importance: Callable[..., Any], scope: Callable[..., Any], sparsity: 
         name: {statistic: _example(statistic, weight) for statistic in needs(importance)}
         for name, weight in weights.items()
     }
-    sparsity = 0.0 if table else sparsity
+    sparsity = 0.0 if named else sparsity
     with warnings.catch_warnings(action="ignore"):  # of so small a weight nothing may stay
         find_masks(weights, sparsity, stats=stats, importance=importance, scope=scope)
 
@@ -99,3 +112,9 @@ def _example(statistic: str, weight: Tensor) -> Tensor:
     """Return a sound value of a statistic of a weight."""
     size = MATRICES.get(statistic)
     return torch.ones_like(weight) if size is None else torch.eye(size(weight)).unsqueeze(0)
+
+
+def _named(scope: Callable[..., Any]) -> list[str]:
+    """Return the names of weights that a scope has settings for, if it goes by names."""
+    tables = [value for value in getattr(scope, "keywords", {}).values() if isinstance(value, Mapping)]
+    return [name for table in tables for name in table]

@@ -44,6 +44,8 @@ def example() -> dict:
             {"format": "safetensors", "file": "small.safetensors", "bytes": 26_012, "max_difference": 0.0},
             {"format": "onnx", "file": "small.onnx", "bytes": 27_904, "max_difference": 2.4e-7},
         ],
+        "sensitivity": _scan(layers),
+        "trust": _trust(chance),
         "recipe": 'name = "digits"\n\n[data]\nname = "digits"\n\n[prune]\nsparsity = 0.75\n',
         "settings": {"prune": {"sparsity": 0.75}},
         "seed": 0,
@@ -90,6 +92,65 @@ def _histogram(layer, chance) -> dict:
         "edges": edges.tolist(),
         **{state: np.histogram(w, edges)[0].tolist() for state, w in counts.items()},
     }
+
+
+def _trust(chance) -> dict:
+    def falls(by):
+        return {s: [0.97 - by * f * (s == "masked") - 0.1 * f for f in range(5)] for s in ("dense", "masked")}
+
+    def recall(share):
+        return {"recall": share, "low": share - 0.08, "high": min(1.0, share + 0.05)}
+
+    picture = chance.integers(0, 256, (8, 8)).tolist()
+    spread = {"median": 0.8, "low": 0.5, "high": 0.95}
+    measures = {"cosine": spread, "spearman": {**spread, "low": -0.2}, "overlap": None}
+    return {
+        "samples": 397,
+        "robust_samples": 397,
+        "explained_samples": 128,
+        "robustness": {
+            "clean": {"dense": 0.978, "masked": 0.969},
+            "corruptions": {kind: falls(0.02) for kind in ("noise", "blur", "contrast", "shift")},
+            "fgsm": {"epsilons": [0.01, 0.02, 0.05, 0.1, 0.2], **falls(0.05)},
+        },
+        "explanations": {"integrated_gradients": measures, "saliency": measures},
+        "classes": [
+            {
+                "class": number,
+                "samples": 40,
+                "dense": recall(0.975),
+                "pruned": recall(0.9 + number / 100),
+                "lost": 3,
+                "gained": 1,
+                "beyond": -0.06 + number / 100,
+            }
+            for number in range(10)
+        ],
+        "calibration": {"dense": 0.012, "masked": 0.031},
+        "exemplars": {
+            "indices": list(range(3, 33)),
+            "shown": [
+                {"index": 3 + n, "target": n % 10, "answer": (n + 3) % 10, "picture": picture}
+                for n in range(6)
+            ],
+        },
+    }
+
+
+def _scan(layers) -> dict:
+    asked = [0.2, 0.5, 0.8, 0.9, 0.95]
+    weights = {}
+    for number, layer in enumerate(layers):
+        lost = [(1 + number) / 4 * sparsity**6 for sparsity in asked]
+        weights[layer["name"]] = {
+            "size": layer["weights"],
+            "sparsity": asked,
+            "removed": [round(sparsity * layer["weights"]) for sparsity in asked],
+            "loss": [0.09 + 3 * loss for loss in lost],
+            "accuracy": [0.978 - 0.8 * loss for loss in lost],
+        }
+    dense = {"loss": 0.09, "accuracy": 0.978}
+    return {"part": "valid", "metric": "accuracy", "dense": dense, "weights": weights}
 
 
 def _history(steps, start, stop, chance) -> dict:

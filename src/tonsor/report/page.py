@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 from tonsor.report import readable
 from tonsor.report.compare import batches
 from tonsor.report.svg import COLOURS
+from tonsor.report.trusted import sentences
 
 Write: TypeAlias = Callable[[Any], str]  # a figure, for people
 Note: TypeAlias = Callable[[Any, Any], str]  # how a figure differs from the dense model's
@@ -17,8 +18,22 @@ CAPTIONS = {
     "curves": "Loss, metric and sparsity over the stages, laid end to end.",
     "norms": "The norm of the gradient at each step, before clipping, and the threshold it was clipped to.",
     "sparsities": "The share of weights that pruning set to zero, by layer.",
+    "sensitivities": "The model with one weight pruned at a time and the others dense, on data it was not "
+    "trained on. The broken line is the dense model.",
     "histograms": "How the weights of each layer are spread before pruning, and those that are left after.",
 }
+
+TRUST = {  # plots of the part that compares the pruned model with the dense one in depth
+    "class_recalls": "The share of each class that is recognised. The class that lost most beside the mean "
+    "stands first.",
+    "robust_curves": "The same samples for both models, with noise and the like at five strengths, and "
+    "under an attack on each model by itself.",
+    "explanation_bars": "Whether both models' answers rest on the same inputs, sample by sample: the median "
+    "and, as a bar, the 10th to the 90th percentile. Overlap is that of the most important tenth.",
+    "exemplar_pictures": "Samples that only the dense model gets right: class → answer of the masked model "
+    "(#place in the test data). The surest loss first.",
+}
+CAPTIONS |= TRUST
 
 FILTERS = ("count", "size", "digits", "percent", "duration", "shape")
 
@@ -78,13 +93,16 @@ def render(report: Mapping[str, Any], /) -> str:
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.filters.update({name: getattr(readable, name) for name in FILTERS})
     drawn = {name: plot(report) for name, plot in PLOTS.items()}
+    plots = [(name, Markup(svg), CAPTIONS.get(name, "")) for name, svg in drawn.items() if svg]
     template = files("tonsor.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     return page.from_string(template).render(
         report=report,
         summary=summary(report),
         states=_states(report),
         rows=table(report),
-        plots=[(name, Markup(svg), CAPTIONS.get(name, "")) for name, svg in drawn.items() if svg],
+        plots=[plot for plot in plots if plot[0] not in TRUST],
+        trust=sentences(report.get("trust") or {}),
+        trust_plots=[plot for plot in plots if plot[0] in TRUST],
         colours=COLOURS,
     )
 

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slow
 HEADINGS = {
     "models": "Results",
     "layers": "Layers",
+    "trust": "Trust",
     "shrink": "Removed for good",
     "export": "Files",
     "recipe": "Recipe",
@@ -94,12 +95,26 @@ def test_text_is_escaped_wherever_it_stands():
 
 
 def test_a_regression_does_not_speak_of_accuracy():
-    report = example() | {"metric": "r2"}
+    report = example() | {"metric": "r2", "trust": {"why_not": "the targets are not one class a sample"}}
+    report["sensitivity"]["metric"] = "r2"
     page = render(report)
     assert "accuracy" not in page
+    assert "<p>Not measured: the targets are not one class a sample.</p>" in page
     assert cells(report)["r2"] == ["0.978", "0.969", "0.969"]
     assert notes(report)["r2"] == ["", "", ""]
     assert "Its r2 is 0.969, the dense model has 0.978." in summary(report)
+
+
+def test_the_trust_is_told_in_figures(page):
+    for words in (
+        "lost 30 that the dense one gets right, and gained 10",
+        "Class 0 lost most",
+        "its recall is 90.0 %, dense 97.5 %",
+        "Calibration error (how far confidence lies from accuracy): 3.1 %, dense 1.2 %",
+        "by their place in the test data: 3, 4, 5",
+        "and 6 more",
+    ):
+        assert words in " ".join(page.split())
 
 
 def test_a_latency_within_the_noise_of_the_dense_model_is_called_no_change():
