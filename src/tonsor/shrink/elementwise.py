@@ -49,20 +49,29 @@ def meet_values(values: Sequence[Value], shape: tuple[int, ...], labels: Labels,
     """Join the layers of values that are broadcast against each other."""
     layers = []
     for column in align(values, len(shape), labels):
-        joined = next(layer for layer in column if layer is not None)
-        for place, (value, layer) in enumerate(zip(values, column, strict=True)):
-            reason = value.fixed or name
-            if layer is None:
-                sizes = (1,) * (len(shape) - value.ndim) + value.shape
-                full = [dim for dim in varying(joined) if sizes[dim] > 1]
-                joined = labels.settle(joined, full, reason)
-            elif place:
-                joined = labels.meet(joined, layer, reason)
-        layers.append(labels.tidy(joined))
+        joined = labels.tidy(_met(values, column, len(shape), labels, name))
+        alone = any(layer is None for layer in column) and labels.loose(joined)
+        layers += [] if alone else [joined]
     live = torch.zeros((1,) * len(shape), dtype=torch.bool)
     for value in values:
         live = live | right(value.live, len(shape)).to(live.device)
     return Value(shape, tuple(layers), live)
+
+
+def _met(
+    values: Sequence[Value], column: Sequence[Tensor | None], ndim: int, labels: Labels, name: str
+) -> Tensor:
+    """Join the layers of one column; a value of full size without one freezes it."""
+    joined = next(layer for layer in column if layer is not None)
+    for place, (value, layer) in enumerate(zip(values, column, strict=True)):
+        reason = value.fixed or name
+        if layer is None:
+            sizes = (1,) * (ndim - value.ndim) + value.shape
+            full = [dim for dim in varying(joined) if sizes[dim] > 1]
+            joined = labels.settle(joined, full, reason)
+        elif place:
+            joined = labels.meet(joined, layer, reason)
+    return joined
 
 
 def align(values: Sequence[Value], ndim: int, labels: Labels) -> list[list[Tensor | None]]:

@@ -1,5 +1,6 @@
 """Labels: one integer for each channel of each weight, joined where two channels are one."""
 
+import sys
 from collections.abc import Iterable
 
 import torch
@@ -35,6 +36,7 @@ class Labels:
         self.reason = torch.zeros(1, dtype=torch.int64)  # of each label the index of why it stays
         self.role = torch.zeros(1, dtype=torch.int64)
         self.reasons = [""]
+        self.bound = sys.maxsize  # labels from here on belong to no parameter
         self.grids: list[Tensor] = []  # layers that must become sliceable, see `square`
 
     def new(self, count: int) -> Tensor:
@@ -111,6 +113,11 @@ class Labels:
         both = torch.maximum(a, b)
         self.freeze(both[(a == 0) != (b == 0)], reason)
         return both
+
+    def loose(self, layer: Tensor) -> bool:
+        """Say whether none of the labels is joined with a parameter's, as on a tensor made by `zeros`."""
+        own = self.find(layer[layer > 0])
+        return bool((own >= self.bound).all())
 
     def settle(self, layer: Tensor, dims: Iterable[int], reason: str) -> Tensor:
         """Let no label be sliced away along these dimensions.

@@ -169,7 +169,7 @@ class Sequenced(nn.Module):
 
 
 class Attending(nn.Module):
-    """A transformer's block: attention has no rule yet, the feed-forward units shrink."""
+    """A transformer's block: heads and feed-forward units shrink."""
 
     def __init__(self):
         super().__init__()
@@ -227,7 +227,11 @@ NETS = {
         },
     ),
     "tied": (Tied, TOKENS, {"embed.weight": (6, 28), "up.weight": (8, 13)}),
-    "attending": (Attending, (2, 3, 5), {"block.linear1.weight": (16, 17)}),
+    "attending": (
+        Attending,
+        (2, 3, 5),
+        {"block.self_attn.in_proj_weight": (2, 140), "block.linear1.weight": (16, 17)},
+    ),
     "sequenced": (Sequenced, (2, 3, 5), {"first.weight": (8, 10), "hidden.weight": (6, 10)}),
 }
 

@@ -5,9 +5,7 @@ from tonsor.shrink.elementwise import dropout, like, meet, same, scale
 from tonsor.shrink.mixing import reduce, spatial
 from tonsor.shrink.move import (
     cat,
-    chunk,
     expand_as,
-    glu,
     index,
     made,
     move,
@@ -18,6 +16,8 @@ from tonsor.shrink.move import (
     view_as,
 )
 from tonsor.shrink.normalise import batch_norm, group_norm, instance_norm, layer_norm
+from tonsor.shrink.part import glu, part, split
+from tonsor.shrink.product import attention, einsum
 from tonsor.shrink.value import Rule
 
 # Rule by rule the operations that follow it, as torch names them, with the overload where it matters. An
@@ -29,8 +29,10 @@ OPERATIONS: dict[Rule, str] = {
     conv: "conv1d conv2d conv3d",
     conv_transposed: "conv_transpose1d conv_transpose2d conv_transpose3d",
     embedding: "embedding",
-    matmul: "matmul mm",
-    addmm: "addmm",
+    matmul: "bmm dot matmul mm mv",
+    addmm: "addmm addmv baddbmm",
+    einsum: "einsum",
+    attention: "scaled_dot_product_attention",
     prelu: "prelu",
     # normalisations
     batch_norm: "batch_norm",
@@ -61,15 +63,16 @@ OPERATIONS: dict[Rule, str] = {
     """,
     expand_as: "expand_as",
     view_as: "reshape_as view_as",
-    pick: "index_select narrow roll select slice split split_with_sizes unbind",
+    pick: "index_select roll select unbind",
+    part: "narrow slice",
+    split: "chunk split split_with_sizes",
     index: "index",
-    chunk: "chunk",
     glu: "glu",
     shuffle: "pixel_shuffle",
     cat: "cat concat",
     stack: "stack",
     pad: "constant_pad_nd pad",
-    made: "new_empty new_full new_ones new_zeros",
+    made: "empty full new_empty new_full new_ones new_zeros ones zeros",
     # what mixes elements along dimensions
     reduce: """
         all amax amin any argmax argmin argsort count_nonzero cummax cummin cumprod cumsum
