@@ -33,6 +33,7 @@ def corrected(model: nn.Module, changes: Sequence[Change]) -> dict[str, dict[str
         for path in change.paths:
             module = model.get_submodule(path)
             found = [name for name, value in vars(module).items() if _holds(value, change.old)]
+            found = [] if _sized(module, change.old) else found
             for name in found:
                 wanted.setdefault((path, name), set()).add((change.old, change.new))
             if found:
@@ -91,6 +92,11 @@ def _alike(before: Any, after: Any) -> bool:
     if type(before) not in (list, tuple) or not isinstance(after, list) or len(before) != len(after):
         return False
     return all(_alike(a, b) or a == b for a, b in zip(before, after, strict=True))
+
+
+def _sized(module: nn.Module, old: int) -> bool:
+    """Say whether a sliced weight of the module has this size still: its attributes tell of that one."""
+    return any(old in tensor.shape for tensor in module.parameters(recurse=False))
 
 
 def _holds(value: Any, old: int) -> bool:

@@ -46,7 +46,7 @@ def addmm(call: Call, labels: Labels, /) -> Value:
     if not plain or not weight.constant or x.constant:
         made = matmul_like(call, x, weight, labels)
         met = meet_values([made, bias], call.shape, labels, call.name)
-        return replace(met, contraction=made.contraction)
+        return replace(met, contractions=made.contractions)
     return _sum(call, x, _turned(weight), bias, 1, labels)
 
 
@@ -127,7 +127,7 @@ def _sum(
     tail = (1,) * (x.ndim - dim - 1)
     made = rows.reshape((1,) * dim + (-1, *tail))
     layers = (*beside, labels.tidy(made))
-    return Value(call.shape, layers, _live(call, x, weight), contraction=total)
+    return Value(call.shape, layers, _live(call, x, weight), contractions=(total,))
 
 
 def _turned(weight: Value) -> Value:

@@ -49,6 +49,7 @@ def meet_values(values: Sequence[Value], shape: tuple[int, ...], labels: Labels,
     """Join the layers of values that are broadcast against each other."""
     layers = []
     for column in align(values, len(shape), labels):
+        _yield(column, labels, name)
         joined = labels.tidy(_met(values, column, len(shape), labels, name))
         alone = any(layer is None for layer in column) and labels.loose(joined)
         layers += [] if alone else [joined]
@@ -72,6 +73,18 @@ def _met(
         elif place:
             joined = labels.meet(joined, layer, reason)
     return joined
+
+
+def _yield(column: list[Tensor | None], labels: Labels, name: str) -> None:
+    """Freeze a buffer that lies along a part of another's dimensions, as cosines along the inside of heads.
+
+    The heads can go then. Joined with it, the same places of all heads would be one.
+    """
+    for place, layer in enumerate(column):
+        wider = [o for o in column if o is not None and layer is not None and varying(layer) < varying(o)]
+        if layer is not None and wider and labels.loose(layer, labels.weak):
+            labels.freeze(layer, name)
+            column[place] = None
 
 
 def align(values: Sequence[Value], ndim: int, labels: Labels) -> list[list[Tensor | None]]:

@@ -82,10 +82,11 @@ class Interpreter:
         """Interpret the whole graph, then freeze what reaches an output and square what was split."""
         used = {self.trace.sources.get(n.name) for n in self.trace.graph.nodes if n.users}
         for name in (name for name in self.trace.shapes if name in used):
+            if name in self.trace.buffers:  # they come after the parameters
+                self.labels.weak = min(self.labels.weak, self._next())
             for dim, size in enumerate(self.trace.shapes[name]):
                 if size > 1:
-                    start = self.entries[-1].start + self.entries[-1].size if self.entries else 1
-                    self.entries.append(Entry(name, dim, start, size))
+                    self.entries.append(Entry(name, dim, self._next(), size))
         self.labels.new(sum(entry.size for entry in self.entries))
         self.labels.bound = len(self.labels.root)
         known = {node: self._source(node) for node in self.trace.graph.nodes if node.op == "placeholder"}
@@ -94,6 +95,10 @@ class Interpreter:
                 for layer in value.layers:
                     self.labels.freeze(layer, OUTPUT)
             self.labels.square()
+
+    def _next(self) -> int:
+        """Return the first label that no entry has yet."""
+        return self.entries[-1].start + self.entries[-1].size if self.entries else 1
 
     def _walk(self, graph: Any, known: dict[Any, Any]) -> Any:
         """Carry out a graph node by node, drop what nobody needs any more, return its outputs."""
@@ -183,8 +188,9 @@ class Interpreter:
     def _watched(self, result: Any) -> Any:
         """Return what a rule gave, and show the sums over channels to who watches."""
         for value in leaves(result):
-            if value.contraction is not None and self.watch is not None:
-                self.watch(value.contraction)
+            for contraction in value.contractions:
+                if self.watch is not None:
+                    self.watch(contraction)
         return result
 
     def _frozen(self, call: Call, reason: str) -> Any:

@@ -134,7 +134,7 @@ def carry(call: Call, value: Value, labels: Labels) -> list[Value]:
     chosen = any(bool(other.live.any()) for other in call.values[1:])  # by an index that can change
     live = _run(call, slot, value.whole(value.live | chosen))
     return [
-        Value(shape, tuple(_registered(layers[i], labels) for layers in moved), live[i])
+        Value(shape, labels.apart([_registered(layers[i], labels) for layers in moved], call.name), live[i])
         for i, shape in enumerate(call.shapes)
     ]
 

@@ -28,7 +28,7 @@ def part(call: Call, labels: Labels, /) -> Value:
     for layer in map(labels.tidy, value.layers):
         if dim not in varying(layer):
             layers.append(layer)
-        elif steps or taken < 2:
+        elif steps or taken < 2 or len(varying(layer)) > 1:
             layers.append(labels.settle(layer, [dim], call.name))
         elif size % taken == 0 and start % taken == 0 and size // taken <= PARTS:
             layers.append(_fold(layer, dim, size // taken, labels, call.name))
@@ -47,6 +47,8 @@ def split(call: Call, labels: Labels, /) -> Value | list[Value]:
     for layer in map(labels.tidy, value.layers):
         if dim not in varying(layer) or len(sizes) == 1:
             layers.append(layer)
+        elif len(varying(layer)) > 1:
+            layers.append(labels.settle(layer, [dim], call.name))
         elif len(set(sizes)) == 1 and sizes[0] > 1:
             layers.append(_fold(layer, dim, len(sizes), labels, call.name))
         else:

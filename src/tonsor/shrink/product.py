@@ -1,14 +1,14 @@
 """Rules of products of two tensors: what is summed is joined, rows and columns go on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from string import ascii_letters
 
 import torch
 from torch import Tensor
 
-from tonsor.shrink.elementwise import meet_values, right
+from tonsor.shrink.elementwise import meet_values
 from tonsor.shrink.labels import CONSUMER, PRODUCER, Labels, varying
 from tonsor.shrink.value import Call, Contraction, NoRule, Value
 
@@ -43,21 +43,20 @@ def product(call: Call, factors: Sequence[Factor], out: str, labels: Labels) -> 
     are removed whole. One that varies along the former alone is joined with the other tensor's; it can go
     where one of the two is zero.
     """
-    summed = "".join(dict.fromkeys(n for f in factors for n in f.names if n not in out))
-    lines: dict[str, list[Tensor]] = {name: [] for name in summed}
+    over = "".join(dict.fromkeys(n for f in factors for n in f.names if n not in out))
+    lines: dict[str, list[Tensor]] = {name: [] for name in over}
     rest = []
     for factor in factors:
-        layers, inner = _parted(factor, summed, labels, call.name)
-        for name in summed:
+        layers, inner = _parted(factor, over, labels, call.name)
+        for name in over:
             lines[name].append(_line(factor, inner, name, labels, call.name))
         rest.append(_laid_out(factor, layers, out))
     met = meet_values(rest, call.shape, labels, call.name)
-    contraction = None
-    for name in summed:
-        met_line = _joined(lines[name], factors, name, labels, call.name)
-        if met_line is not None:
-            contraction = contraction or _contraction(factors, name, met_line)
-    return Value(call.shape, met.layers, _live(factors, out), contraction=contraction)
+    read = []
+    for name in over:
+        line = _joined(lines[name], factors, labels, call.name)
+        read += [summed(factors, name, line)] if line is not None and _known(factors) else []
+    return Value(call.shape, met.layers, _live(factors, out), contractions=tuple(read))
 
 
 def matmul_like(call: Call, x: Value, y: Value, labels: Labels) -> Value:
@@ -79,60 +78,6 @@ def einsum(call: Call, labels: Labels, /) -> Value:
         raise NoRule("more than two tensors, or a diagonal")
     factors = [Factor(value, names) for value, names in zip(values, operands, strict=True)]
     return product(call, factors, out, labels)
-
-
-def attention(call: Call, labels: Labels, /) -> Value:
-    """Join the heads of queries, keys and values; what is inside a head stays together."""
-    q, k, v = (call.given[name] for name in ("query", "key", "value"))
-    if call.given["dropout_p"]:
-        raise NoRule("it draws random numbers")
-    if call.given["enable_gqa"]:
-        k, v = (_repeated(value, q.shape[-3]) for value in (k, v))
-    q, k = (_whole(value, labels, call.name) for value in (q, k))
-    scores = _scores(call, q, k, labels)
-    mask = call.value("attn_mask")
-    if mask is not None:
-        scores = meet_values([scores, mask], scores.shape, labels, call.name)
-    for layer in scores.layers:
-        labels.settle(layer, [len(scores.shape) - 1], call.name)
-    made = matmul_like(replace(call, given={}), scores, v, labels)
-    moving = (v.live | _nonzero(v)).any(-2, keepdim=True)
-    return Value(call.shape, made.layers, right(moving, len(call.shape)))
-
-
-def _scores(call: Call, q: Value, k: Value, labels: Labels) -> Value:
-    """Return queries times keys."""
-    batch = (torch.empty(q.shape[:-2], device="meta") + torch.empty(k.shape[:-2], device="meta")).shape
-    shape = (*batch, q.shape[-2], k.shape[-2])
-    turned = replace(k, shape=(*k.shape[:-2], k.shape[-1], k.shape[-2]), layers=_turned(k), real=None)
-    inner = Call(call.name, call.op, {}, [shape])
-    return matmul_like(inner, replace(q, real=None), turned, labels)
-
-
-def _turned(value: Value) -> tuple[Tensor, ...]:
-    """Return the layers with the last two dimensions swapped."""
-    return tuple(layer.mT for layer in value.layers)
-
-
-def _whole(value: Value, labels: Labels, name: str) -> Value:
-    """Let the last dimension keep its size: the scale of the scores depends on it."""
-    layers = (labels.settle(layer, [value.ndim - 1], name) for layer in value.layers)
-    kept = tuple(layer for layer in layers if value.ndim - 1 not in varying(layer))
-    return replace(value, layers=kept)
-
-
-def _repeated(value: Value, heads: int) -> Value:
-    """Return keys or values with each head repeated for the query heads that share it."""
-    times = heads // value.shape[-3]
-    shape = (*value.shape[:-3], heads, *value.shape[-2:])
-    layers = tuple(_repeat(layer, times) for layer in value.layers)
-    real = None if value.real is None else value.real.repeat_interleave(times, -3)
-    return replace(value, shape=shape, layers=layers, live=_repeat(value.live, times), real=real)
-
-
-def _repeat(tensor: Tensor, times: int) -> Tensor:
-    """Repeat each head if there are several."""
-    return tensor.repeat_interleave(times, -3) if tensor.ndim > 2 and tensor.shape[-3] > 1 else tensor
 
 
 def _parted(
@@ -168,9 +113,7 @@ def _line(factor: Factor, inner: list[tuple[str, Tensor]], name: str, labels: La
     return labels.along(layers, factor.names.index(name), factor.size(name), reason)
 
 
-def _joined(
-    lines: list[Tensor], factors: Sequence[Factor], name: str, labels: Labels, reason: str
-) -> Tensor | None:
+def _joined(lines: list[Tensor], factors: Sequence[Factor], labels: Labels, reason: str) -> Tensor | None:
     """Join what is summed; a label whose partner has none, or that has no partner, is frozen."""
     if len(lines) == 1 or any(len(line) != max(map(len, lines)) for line in lines):
         for line in lines:
@@ -203,10 +146,13 @@ def _placed(tensor: Tensor, names: str, out: str) -> Tensor:
     return tensor.permute(order).reshape([sizes.get(name, 1) for name in out])
 
 
-def _contraction(factors: Sequence[Factor], name: str, line: Tensor) -> Contraction | None:
+def _known(factors: Sequence[Factor]) -> bool:
+    """Say whether all factors were computed."""
+    return all(factor.value.real is not None for factor in factors)
+
+
+def summed(factors: Sequence[Factor], name: str, line: Tensor) -> Contraction:
     """Return what is read of the channels that are summed: nothing where either factor is zero."""
-    if any(factor.value.real is None for factor in factors):
-        return None
     zero = torch.stack([~_moving(factor, name) for factor in factors]).any(0)
     known = Value((1, len(line)), (), ~zero[None], real=(~zero)[None].float())
     nobody = torch.zeros(1, dtype=torch.int64)
@@ -217,11 +163,11 @@ def _moving(factor: Factor, name: str) -> Tensor:
     """Return for each place along a dimension whether anything there is live or not zero."""
     value = factor.value
     dim = factor.names.index(name)
-    lines = value.whole(value.live | _nonzero(value)).movedim(dim, 0)
+    lines = value.whole(value.live | nonzero(value)).movedim(dim, 0)
     return lines.reshape(lines.shape[0], -1).any(1)
 
 
-def _nonzero(value: Value) -> Tensor:
+def nonzero(value: Value) -> Tensor:
     """Return where a value may differ from zero."""
     one = torch.ones((1,) * value.ndim, dtype=torch.bool)
     return one if value.real is None else (value.real != 0).cpu()
@@ -231,12 +177,11 @@ def _live(factors: Sequence[Factor], out: str) -> Tensor:
     """Return where the product can change: where one factor can and the other is not zero."""
     anywhere = torch.stack([factor.value.live.any() for factor in factors]).any()
     sizes = {name: factor.size(name) for factor in factors for name in factor.names}
-    known = all(factor.value.real is not None for factor in factors)
-    if not known or not anywhere or len(factors) != 2 or prod(sizes.values()) > MOST:
+    if not _known(factors) or not anywhere or len(factors) != 2 or prod(sizes.values()) > MOST:
         return anywhere.reshape((1,) * len(out))
     equation = ",".join(factor.names for factor in factors) + "->" + out
     wholes = [factor.value.whole(factor.value.live).float() for factor in factors]
-    there = [f.value.whole(f.value.live | _nonzero(f.value)).float() for f in factors]
+    there = [f.value.whole(f.value.live | nonzero(f.value)).float() for f in factors]
     counted = torch.einsum(equation, wholes[0], there[1]) + torch.einsum(equation, there[0], wholes[1])
     return counted > 0
 

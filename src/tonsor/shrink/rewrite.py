@@ -87,8 +87,9 @@ class Rewriter:
         if "normalized_shape" in arguments:
             count = len(self._get(node, "normalized_shape"))
             self._scaled_(node, "normalized_shape", old[-count:], new[-count:])
-        if "num_groups" in arguments and self._get(node, "num_groups") == old[1]:
-            self._set_(node, "num_groups", new[1])
+        if "num_groups" in arguments:
+            groups = self._get(node, "num_groups")
+            self._set_(node, "num_groups", max(1, groups * new[1] // old[1]))
 
     def _scaled_(self, node: Any, name: str, old: Sequence[int], new: Sequence[int]) -> None:
         """Change a list of sizes; what is computed from the input's own size is scaled."""

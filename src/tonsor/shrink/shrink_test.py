@@ -11,7 +11,8 @@ from torch import nn
 
 from tonsor.shrink import channel_groups, shrink_
 from tonsor.shrink.cut import sliced
-from tonsor.shrink.nets_test import NETS, Hardcoded, Sequenced, built, mlp
+from tonsor.shrink.nets_sequence_test import Sequenced
+from tonsor.shrink.nets_test import NETS, Hardcoded, built, mlp
 from tonsor.tensors import apply_masks_
 
 

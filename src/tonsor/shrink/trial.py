@@ -2,8 +2,8 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from tonsor.shrink.plan import Plan
 from tonsor.shrink.proof import Unequal, prove
 from tonsor.shrink.rewrite import rewritten
 from tonsor.shrink.trace import MODEL_ERRORS, Trace, trace_of
+
+Example: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,33 @@ def tried(masked: nn.Module, plan: Plan, groups: ChannelGroups) -> Trial:
         first = finding
     kept = kept_of(groups, plan.decision.gone)
     for trial in _ways(masked, small, groups, kept, str(first)):
-        again = copy.deepcopy(small)
-        trial.finish_(again)
-        try:
-            return Trial(prove(masked, again, example), trial.attributes, trial.graph, trial.reason)
-        except Unequal:
-            continue
+        proved = _proved(masked, small, trial, example)
+        if proved is not None:
+            return _least(masked, small, proved, example)
     raise first
+
+
+def _proved(masked: nn.Module, small: nn.Module, trial: Trial, example: Example) -> Trial | None:
+    """Return what was tried with its difference if it makes a copy equal."""
+    again = copy.deepcopy(small)
+    trial.finish_(again)
+    try:
+        return replace(trial, difference=prove(masked, again, example))
+    except Unequal:
+        return None
+
+
+def _least(masked: nn.Module, small: nn.Module, trial: Trial, example: Example) -> Trial:
+    """Leave attributes alone that equal a size by chance: those without which the copy is equal too."""
+    for name in sorted({name for own in trial.attributes.values() for name in own}):
+        rest = {
+            path: {other: value for other, value in own.items() if other != name}
+            for path, own in trial.attributes.items()
+        }
+        fewer = {path: own for path, own in rest.items() if own}
+        if fewer:
+            trial = _proved(masked, small, replace(trial, attributes=fewer), example) or trial
+    return trial
 
 
 def _ways(

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
 
 from tonsor.shrink import channel_groups, shrink_
 from tonsor.tensors import apply_masks_
@@ -32,9 +31,9 @@ def cast(h):
 
 
 CASES = {
-    "gru": (
-        lambda: Between(lambda h, m: m(h)[0], nn.GRU(8, 5, batch_first=True), width=5),
-        "aten.gru in inner.0",
+    "lstm": (
+        lambda: Between(lambda h, m: m(h)[0], nn.LSTM(8, 5, batch_first=True, proj_size=3), width=3),
+        "aten.lstm in inner.0: a projection of the hidden units",
     ),
     "bilinear": (lambda: Between(lambda h, m: m(h, h), nn.Bilinear(8, 8, 5), width=5), "aten.bilinear"),
     "einsum": (lambda: Between(lambda h: torch.einsum("bsi,bsi,bsi->bsi", h, h, h)), "aten.einsum"),
@@ -47,10 +46,6 @@ CASES = {
     "positions": (lambda: Between(lambda h: h.roll(1, -1)), "aten.roll"),
     "parts": (lambda: Between(lambda h: h[..., ::3], width=3), "aten.slice"),
     "unfold": (lambda: Between(lambda h: h.unfold(-1, 5, 5)[..., 0, :], width=5), "aten.unfold"),
-    "weight norm": (
-        lambda: Between(lambda h, m: m(h), parametrizations.weight_norm(nn.Linear(8, 8))),
-        "aten._weight_norm",
-    ),
 }
 
 
