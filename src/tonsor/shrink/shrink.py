@@ -44,6 +44,9 @@ def shrink_(
     and exports, and takes arguments as the example had them, of any batch size where the code allows it.
     The report says so, and names the number (`rewritten`).
 
+    A group of which not even that can be made equal keeps its units, and the report says why
+    (`kept_back`); where no other group loses any, the shrink is refused.
+
     Args:
         model: The module, changed in place.
         groups: Its groups, from `channel_groups`.
@@ -76,8 +79,8 @@ def shrink_(
     with evaluating(masked):
         readings = survey(masked, groups)
     plan = plan_for(groups, readings, decide(groups, readings), masked)
+    trial, plan = _proved(masked, plan, groups, readings) if plan.decision.removed else (Trial(0.0), plan)
     state = slice_state(optimizer, named_tensors(model), plan.slices) if optimizer else {}
-    trial = _proved(masked, plan, groups, readings) if plan.decision.removed else Trial(0.0)
     before = _count(model)
     apply_masks_(named_tensors(model), masks)
     fresh = plan.apply_(model)
@@ -118,24 +121,41 @@ def _copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _proved(masked: nn.Module, plan: Plan, groups: ChannelGroups, readings: Sequence[Reading]) -> Trial:
-    """Try the plan on a copy and compare; say which groups are to blame if it fails."""
+def _proved(
+    masked: nn.Module, plan: Plan, groups: ChannelGroups, readings: Sequence[Reading]
+) -> tuple[Trial, Plan]:
+    """Try the plan on a copy and compare; leave out the groups that are to blame if it fails."""
     try:
-        return tried(masked, plan, groups)
+        return tried(masked, plan, groups), plan
     except Unequal as finding:
-        blamed = []
-        for name in plan.decision.removed:
-            alone = plan_for(groups, readings, decide(groups, readings, only={name}), masked)
-            try:
-                tried(masked, alone, groups)
-            except Unequal:
-                blamed.append(groups.groups[name])
-        blamed = blamed or [groups.groups[name] for name in plan.decision.removed]
-        listed = "; ".join(f"'{group.name}' ({group.describe()})" for group in blamed)
+        blamed = [
+            name
+            for name in plan.decision.removed
+            if _fails(
+                masked, plan_for(groups, readings, decide(groups, readings, only={name}), masked), groups
+            )
+        ]
+        rest = set(plan.decision.removed) - set(blamed)
+        if blamed and rest:
+            less = plan_for(groups, readings, decide(groups, readings, only=rest), masked)
+            if less.decision.removed and not _fails(masked, less, groups):
+                return tried(masked, less, groups), less.without(plan.decision.removed, blamed, str(finding))
+        listed = "; ".join(
+            f"'{name}' ({groups.groups[name].describe()})" for name in blamed or plan.decision.removed
+        )
         raise ValueError(
             f"shrink.shrink_: {finding}. The model is left as it was. Groups to blame: {listed}. "
             "Keep all their units and try again"
         ) from finding
+
+
+def _fails(masked: nn.Module, plan: Plan, groups: ChannelGroups) -> bool:
+    """Say whether nothing makes a plan's copy equal."""
+    try:
+        tried(masked, plan, groups, quick=True)
+    except Unequal:
+        return True
+    return False
 
 
 def _carry_state_(

@@ -170,6 +170,24 @@ def test_what_cannot_be_made_equal_is_refused_by_name_and_the_model_is_left_bit_
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
+def test_a_group_that_cannot_be_made_equal_stays_and_the_others_go(monkeypatch):
+    def wrong(tensor, kept):
+        small = sliced(tensor, kept)
+        return torch.zeros_like(small) if len(tensor) == 7 and 0 in kept else small
+
+    monkeypatch.setattr("tonsor.shrink.cut.sliced", wrong)
+    model = mlp()
+    groups = channel_groups(model, torch.randn(2, 5))
+    keep = {name: torch.arange(group.units) > 0 for name, group in groups.groups.items()}
+    masks = groups.expand(keep, dict(model.named_parameters()))
+    masked = masked_copy(model, masks)
+    shrunk = shrink_(model, groups, masks)
+    assert shrunk.removed == {"0.weight": [0]}
+    assert shrunk.kept_back["3.weight"].startswith("1 unit: cut, its output 0 differs")
+    x = torch.randn(3, 5)
+    torch.testing.assert_close(model.eval()(x), masked(x))
+
+
 def test_masks_and_groups_of_another_model_are_refused():
     groups = channel_groups(mlp(), torch.randn(1, 5))
     with pytest.raises(ValueError, match=r"'0.weight' has shape \(6, 5\); here it is \(2, 5\)"):

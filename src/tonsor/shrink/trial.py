@@ -48,13 +48,14 @@ class Trial:
             object.__setattr__(model, "forward", GraphForward(model, module, trace).forward)
 
 
-def tried(masked: nn.Module, plan: Plan, groups: ChannelGroups) -> Trial:
+def tried(masked: nn.Module, plan: Plan, groups: ChannelGroups, *, quick: bool = False) -> Trial:
     """Return what makes a sliced copy equal to the masked model.
 
     Args:
         masked: The model with zeros; it is only run and copied.
         plan: What is sliced and folded.
         groups: The groups it came from.
+        quick: Do not look for a graph of any batch size, nor for the fewest numbers.
 
     Raises:
         Unequal: If nothing makes them equal: says what is wrong with the copy as it is.
@@ -76,10 +77,10 @@ def tried(masked: nn.Module, plan: Plan, groups: ChannelGroups) -> Trial:
     except Unequal as finding:
         first = finding
     kept = kept_of(groups, plan.decision.gone)
-    for trial in _ways(masked, small, groups, kept, str(first)):
+    for trial in _ways(masked, small, groups, kept, "" if quick else str(first)):
         proved = _proved(masked, small, trial, example)
         if proved is not None:
-            return _least(masked, small, proved, example)
+            return proved if quick else _least(masked, small, proved, example)
     raise first
 
 
@@ -117,7 +118,7 @@ def _ways(
         yield Trial(0.0, attributes)
     numbers = sorted({f"{change.old} in '{change.paths[0]}'" for change in changes})
     named = f"; numbers that are sizes there: {', '.join(numbers[:6])}" if numbers else ""
-    free = _for_any_batch(masked, groups)
+    free = _for_any_batch(masked, groups) if reason else None
     for own in (free, trace):
         graph = None if own is None else rewritten(own.graph, kept, trace.graph)
         if own is not None and graph is not None:
