@@ -8,6 +8,8 @@ from torch import Tensor
 from tonsor.shrink.labels import Labels, varying
 from tonsor.shrink.value import Call, NoRule, Value
 
+ONE = "all its channels are one"
+
 
 def meet(call: Call, labels: Labels, /) -> Value:
     """Join the labels of all tensors, broadcast.
@@ -92,6 +94,9 @@ def align(values: Sequence[Value], ndim: int, labels: Labels) -> list[list[Tenso
     columns: list[list[Tensor | None]] = []
     for place, value in enumerate(values):
         for layer in (labels.tidy(right(layer, ndim)) for layer in value.layers):
+            if not varying(layer):  # all its channels are one: it can lose none, and need not be followed
+                labels.freeze(layer, ONE)
+                continue
             column = next((c for c in columns if _overlap(c, layer)), None)
             if column is None:
                 column = [None] * len(values)
