@@ -1,5 +1,6 @@
 """Labels: one integer for each channel of each weight, joined where two channels are one."""
 
+import sys
 from collections.abc import Iterable
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor
 
 THROUGH, PRODUCER, CONSUMER = 0, 1, 2  # what a weight's slice does to its channel; 3 is both
 INNER = "inside a kernel"  # the reason of dimensions that are no channels: they are not reported
+
+UNUSED = "no layer makes or reads it"
 
 
 def varying(layer: Tensor) -> set[int]:
@@ -35,6 +38,8 @@ class Labels:
         self.reason = torch.zeros(1, dtype=torch.int64)  # of each label the index of why it stays
         self.role = torch.zeros(1, dtype=torch.int64)
         self.reasons = [""]
+        self.bound = sys.maxsize  # labels from here on belong to no parameter or buffer
+        self.weak = sys.maxsize  # labels from here on belong to no parameter
         self.grids: list[Tensor] = []  # layers that must become sliceable, see `square`
 
     def new(self, count: int) -> Tensor:
@@ -95,6 +100,13 @@ class Labels:
         """Note what the slices behind the labels do."""
         self.role[layer.reshape(-1)] |= role
 
+    def still(self) -> None:
+        """Freeze what no weight makes or reads, as places in a table of which the example uses some."""
+        roots = self.flatten()
+        used = torch.zeros_like(roots, dtype=torch.bool)
+        used[roots[self.role > 0]] = True
+        self.freeze((~used[roots]).nonzero().flatten(), UNUSED)
+
     def tidy(self, layer: Tensor) -> Tensor:
         """Return the layer in roots, of size 1 along the dimensions where it does not vary."""
         layer = self.find(layer)
@@ -111,6 +123,30 @@ class Labels:
         both = torch.maximum(a, b)
         self.freeze(both[(a == 0) != (b == 0)], reason)
         return both
+
+    def loose(self, layer: Tensor, bound: int | None = None) -> bool:
+        """Say whether all labels are joined with none below a bound, as on a tensor made by `zeros`."""
+        own = self.find(layer[layer > 0])
+        return bool((own >= (self.bound if bound is None else bound)).all())
+
+    def apart(self, layers: Iterable[Tensor], reason: str) -> tuple[Tensor, ...]:
+        """Return layers of which no two vary along one dimension: of two the inner one is frozen and dropped.
+
+        Heads that a reshape lays beside what is inside them can then go as before.
+        """
+        kept: list[Tensor] = []
+        for layer in sorted(layers, key=self._restless):
+            if any(varying(layer) & varying(other) for other in kept):
+                self.freeze(layer, reason)
+            else:
+                kept.append(layer)
+        return tuple(kept)
+
+    def _restless(self, layer: Tensor) -> int:
+        """Return how often the label changes along a layer; frozen ones come last."""
+        own = self.find(layer)
+        changes = sum(int((own.diff(dim=dim) != 0).sum()) for dim in varying(layer))
+        return changes if bool((self.reason[layer] == 0).any()) else sys.maxsize
 
     def settle(self, layer: Tensor, dims: Iterable[int], reason: str) -> Tensor:
         """Let no label be sliced away along these dimensions.

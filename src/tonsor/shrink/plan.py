@@ -1,7 +1,7 @@
 """What is to be done to a model: which indices stay, which biases take a constant."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,12 @@ class Plan:
                 else:
                     tensors[name].add_(extra.to(tensors[name]))
         return cut_(model, self.slices, fresh)
+
+    def without(self, removed: Mapping[str, Sequence[int]], blamed: Sequence[str], why: str) -> "Plan":
+        """Return the plan with the groups that were left out, and why."""
+        more = tuple((name, len(removed[name]), f"cut, {why}") for name in blamed)
+        others = (stay for stay in self.decision.stays if stay[0] not in blamed)
+        return replace(self, decision=replace(self.decision, stays=(*others, *more)))
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain lists and dicts."""

@@ -82,3 +82,31 @@ def test_random_numbers_inside_the_model_are_the_same_for_both_and_none_are_used
     before = torch.random.get_rng_state()
     assert compared(lambda x: x + torch.rand(3), lambda x: x + torch.rand(3)) == 0.0
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_model_that_makes_much_of_its_roundings_is_compared_in_float64():
+    class Steep(nn.Module):
+        def __init__(self, order):
+            super().__init__()
+            torch.manual_seed(0)
+            self.rows = nn.Linear(64, 64)
+            self.order = order
+
+        def forward(self, x):
+            total = torch.zeros(())
+            for place in self.order:
+                total = total + self.rows(x)[:, place]
+            return torch.sin(1e4 * total)
+
+    example = ((torch.randn(4, 64),), {})
+    forth, back = torch.arange(64), torch.arange(63, -1, -1)
+    assert compared_in(torch.float32, Steep, forth, back, example) > 1e-5
+    assert prove(Steep(forth), Steep(back), example) < 1e-10
+
+
+def compared_in(dtype, make, a, b, example):
+    """Return the largest difference that is seen without more digits."""
+    x = example[0][0].to(dtype)
+    with torch.no_grad():
+        got, expected = make(a).to(dtype)(x), make(b).to(dtype)(x)
+    return float((got - expected).abs().max() / expected.abs().max())
