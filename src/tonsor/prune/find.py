@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tonsor.prune.by_weight import magnitude
 from tonsor.prune.patterns import Element
-from tonsor.prune.protocol import Importance, Masks, Pattern, Scope, Stats
+from tonsor.prune.protocol import Importance, Limited, Masks, Pattern, Scope, Stats
 from tonsor.prune.scopes import across
 from tonsor.prune.statistics import NAME, STATISTICS, arguments
 from tonsor.spelling import unknown
@@ -73,10 +73,15 @@ def find_masks(
     if before:
         left = pattern.reduce({name: mask.float() for name, mask in before.items()})
         units = {name: unit.where(left[name] > 0, -torch.inf) for name, unit in units.items()}
-    masks = pattern.expand(scope(units, sparsity), weights)
+    masks = pattern.expand(_limited(pattern, scope(units, sparsity), units), weights)
     found = {name: _mask(masks, name, w) & _mask(before, name, w) for name, w in weights.items()}
     _warn_of_collapse(found, before)
     return found
+
+
+def _limited(pattern: Pattern, keep: dict[str, Tensor], units: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return what was chosen, within the limits of a pattern that has some."""
+    return pattern.limit(keep, units) if isinstance(pattern, Limited) else keep
 
 
 def _mask(masks: Mapping[str, Tensor], name: str, weight: Tensor) -> Tensor:

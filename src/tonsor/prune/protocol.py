@@ -1,7 +1,7 @@
 """What the parts of pruning are: importance, pattern, scope and statistic, joined by plain dicts."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
@@ -47,6 +47,23 @@ class Pattern(Protocol):
 
     def expand(self, keep: Mapping[str, Tensor], like: Mapping[str, Tensor], /) -> Masks:
         """Return elementwise masks shaped like the weights; a weight that has no unit may be left out."""
+        ...
+
+
+@runtime_checkable
+class Limited(Pattern, Protocol):
+    """Be a pattern that holds limits, as a least number of units: what a scope has chosen is corrected by it.
+
+    `tonsor.shrink.ChannelGroups` is one.
+
+    Example:
+        >>> from tonsor.prune import Channel
+        >>> isinstance(Channel(), Limited)
+        False
+    """
+
+    def limit(self, keep: Mapping[str, Tensor], units: Mapping[str, Tensor], /) -> dict[str, Tensor]:
+        """Return the choice as it may be, given the scores of the units."""
         ...
 
 

@@ -2,8 +2,12 @@
 
 from tonsor.shrink.collect import Group as Group
 from tonsor.shrink.collect import Slice as Slice
+from tonsor.shrink.costs import KINDS as KINDS
+from tonsor.shrink.costs import Cost as Cost
+from tonsor.shrink.costs import Costs as Costs
+from tonsor.shrink.find import channel_groups as channel_groups
 from tonsor.shrink.groups import ChannelGroups as ChannelGroups
-from tonsor.shrink.groups import channel_groups as channel_groups
+from tonsor.shrink.limits import Limits as Limits
 from tonsor.shrink.resize import resize_ as resize_
 from tonsor.shrink.rules import RULES as RULES
 from tonsor.shrink.saved import load as load
