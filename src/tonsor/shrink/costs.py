@@ -113,7 +113,8 @@ def costs_of(groups: Mapping[str, Group], trace: Trace, work: Work) -> Costs:
 def _repeated(term: Term, groups: Mapping[str, Group]) -> tuple[str, ...]:
     """Return the groups for whose channels a multiplication is repeated.
 
-    Products of attention are repeated for each head. A weight is where it reads along another dimension than the channels, as one that mixes tokens.
+    Products of attention are repeated for each head; and a weight is for each channel where it reads along
+    another dimension, as one that mixes tokens.
     """
     return tuple(
         name

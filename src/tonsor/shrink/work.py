@@ -1,14 +1,14 @@
 """How much a model works: the multiplications of each weight, counted on its graph."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from tonsor.shrink.node import bind, key, shapes
+from tonsor.shrink.factors import FACTORS, RECURRENT, shape_of
+from tonsor.shrink.node import bind, key
 from tonsor.shrink.trace import Trace
 
-Factors = list[tuple[int, Any, Any]]  # multiplications, and the two nodes that are multiplied
 NOTHING: frozenset[str] = frozenset()
 
 
@@ -139,7 +139,7 @@ class _Counter:
             table = next((flow for flow in flows if flow.weight), Flow())
             return Flow(frozenset({table.weight})) if name == "aten.embedding" else _joined(live)
         given = bind(node.target, node.args, node.kwargs)
-        made = [self._multiply(*product, known, _shape(node)) for product in factors(node, given)]
+        made = [self._multiply(*product, known, shape_of(node)) for product in factors(node, given)]
         return made[-1] if name not in RECURRENT else _joined(made)
 
     def _multiply(
@@ -183,70 +183,3 @@ def _largest(flows: list[Flow], trace: Trace) -> Flow:
     """Return a computed weight as the largest parameter it is computed from."""
     names = [flow.weight for flow in flows if flow.weight]
     return Flow(weight=max(names, key=lambda name: prod(trace.shapes[name]), default=""), constant=True)
-
-
-def _shape(node: Any) -> tuple[int, ...]:
-    """Return the shape of a node's first tensor."""
-    found = shapes(node.meta.get("val"))
-    return found[0] if found else ()
-
-
-def _matrix(left: str, right: str) -> Callable[[Any, Mapping[str, Any]], Factors]:
-    """Return how a product of two matrices is counted, whose arguments have these names."""
-
-    def factors(node: Any, given: Mapping[str, Any]) -> Factors:
-        return [(prod(_shape(node)) * _shape(given[left])[-1], given[left], given[right])]
-
-    return factors
-
-
-def _conv(node: Any, given: Mapping[str, Any]) -> Factors:
-    """Count a convolution: each output reads one filter."""
-    return [(prod(_shape(node)) * prod(_shape(given["weight"])[1:]), given["input"], given["weight"])]
-
-
-def _transposed(node: Any, given: Mapping[str, Any]) -> Factors:
-    """Count a transposed convolution: each input is written through one filter."""
-    return [
-        (prod(_shape(given["input"])) * prod(_shape(given["weight"])[1:]), given["input"], given["weight"])
-    ]
-
-
-def _attention(node: Any, given: Mapping[str, Any]) -> Factors:
-    """Count scores, then the values they weigh."""
-    query, keys, values = given["query"], given["key"], given["value"]
-    length = _shape(keys)[-2]
-    return [(prod(_shape(query)) * length, query, keys), (prod(_shape(node)) * length, None, values)]
-
-
-def _einsum(node: Any, given: Mapping[str, Any]) -> Factors:
-    """Count an einsum of two tensors: the product of all sizes it names."""
-    terms, nodes = given["equation"].replace(" ", "").split("->")[0].split(","), given["tensors"]
-    if len(nodes) != 2 or "." in given["equation"]:
-        return [(0, None, nodes[-1])]
-    sizes: dict[str, int] = {}
-    for term, own in zip(terms, nodes, strict=True):
-        sizes |= dict(zip(term, _shape(own), strict=True))
-    return [(prod(sizes.values()), nodes[0], nodes[1])]
-
-
-def _recurrent(node: Any, given: Mapping[str, Any]) -> Factors:
-    """Count every matrix of a recurrent layer once a step."""
-    x = _shape(given["input"])
-    return [(prod(x[:-1]) * prod(_shape(p)), None, p) for p in given["params"] if len(_shape(p)) == 2]
-
-
-RECURRENT = {f"aten.{kind}" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
-FACTORS: dict[str, Callable[[Any, Mapping[str, Any]], Factors]] = {
-    "aten.linear": _matrix("input", "weight"),
-    "aten.matmul": _matrix("self", "other"),
-    "aten.mm": _matrix("self", "mat2"),
-    "aten.bmm": _matrix("self", "mat2"),
-    "aten.addmm": _matrix("mat1", "mat2"),
-    "aten.baddbmm": _matrix("batch1", "batch2"),
-    "aten.einsum": _einsum,
-    "aten.scaled_dot_product_attention": _attention,
-    **{f"aten.conv{n}d": _conv for n in (1, 2, 3)},
-    **{f"aten.conv_transpose{n}d": _transposed for n in (1, 2, 3)},
-    **dict.fromkeys(RECURRENT, _recurrent),
-}
