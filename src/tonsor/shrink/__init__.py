@@ -8,6 +8,8 @@ from tonsor.shrink.costs import Costs as Costs
 from tonsor.shrink.find import channel_groups as channel_groups
 from tonsor.shrink.groups import ChannelGroups as ChannelGroups
 from tonsor.shrink.limits import Limits as Limits
+from tonsor.shrink.penalties import group_lasso as group_lasso
+from tonsor.shrink.penalties import growing_l2 as growing_l2
 from tonsor.shrink.resize import resize_ as resize_
 from tonsor.shrink.rules import RULES as RULES
 from tonsor.shrink.saved import load as load

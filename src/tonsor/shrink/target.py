@@ -61,9 +61,7 @@ def aim_of(target: Mapping[str, object]) -> Aim:
             raise ValueError(f"shrink.shrink_to: {unknown('target', name, TARGETS)}")
     if len(target) != 1 or len(given) != 1:
         got = ", ".join(f"{name}={wanted}" for name, wanted in target.items()) or "none"
-        raise ValueError(
-            f"shrink.shrink_to: give a number for exactly one of {', '.join(TARGETS)}; got {got}"
-        )
+        raise ValueError(f"shrink.shrink_to: give one number, for {', '.join(TARGETS)}; got {got}")
     [(name, wanted)] = given.items()
     if not wanted > 0:
         raise ValueError(f"shrink.shrink_to: {name} must be above 0; got {wanted}")
