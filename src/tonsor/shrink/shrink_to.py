@@ -72,11 +72,11 @@ def shrink_to(
 ) -> Reached:
     r"""Shrink a model to one target, in place, by the least cut that meets it, and prove the result.
 
-    Every group gets the width that loses least at a price:
-    :math:`\min_w \sum_{u\ \text{goes}} s_u / \sum_u s_u + \lambda\, c(w)`, where c is what the group costs at
-    that width, and the price :math:`\lambda` is the lowest that meets the target. Costs are counted exactly,
-    on both sides of every matrix. Time is measured on this device: first a table for each group at some of
-    its widths, with which the cuts go where time is won; then every choice on a sliced copy of the model.
+    Every group gets the width that loses least at a price: :math:`\min_w 1/k(w)^2 + \lambda\, c(w)`, where k
+    is the share that the best w units have of all scores of the group, c is what the group costs at that
+    width, and the price :math:`\lambda` is the lowest that meets the target. Costs are counted exactly, on
+    both sides of every matrix. Time is measured on this device: first a table for each group at some of its
+    widths, with which the cuts go where time is won; then every choice on a sliced copy of the model.
 
     Args:
         model: Any module that `torch.export` can export; changed in place.
