@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from tonsor import clip, compress, constrain, export, prune
 from tonsor.recipe import trial
 from tonsor.recipe.binding import Mistakes, bind, bind_rule, missing, resolve
+from tonsor.recipe.coupled import Coupled
 from tonsor.recipe.losses import LOSSES, METRICS
 from tonsor.recipe.read import RecipeError
 from tonsor.recipe.schema import Named, PrunePass, Recipe, Rule, Training
@@ -56,7 +57,7 @@ class Methods:
 
 @dataclass(frozen=True)
 class Cut:
-    """Hold what a pass of pruning uses, bound; no pattern means the coupled channels of the model."""
+    """Hold what a pass of pruning uses, bound; a pattern that is `Coupled` is read off the model."""
 
     importance: Callable[..., Tensor]
     pattern: Any | None
@@ -118,8 +119,7 @@ def cut(section: PrunePass, place: str, mistakes: Mistakes) -> Cut:
         kind: bind_rule(TABLES[kind], named, f"{place}.{kind}", mistakes)
         for kind, named in (("importance", section.importance), ("scope", section.scope))
     }
-    is_coupled = section.pattern.rule == COUPLED and not section.pattern.settings
-    table = {**TABLES["pattern"], COUPLED: prune.Element}
+    table = {**TABLES["pattern"], COUPLED: Coupled}
     pattern = bind_rule(table, section.pattern, f"{place}.pattern", mistakes)
     importance, scope = bound["importance"], bound["scope"]
     if importance and scope:
@@ -127,7 +127,7 @@ def cut(section: PrunePass, place: str, mistakes: Mistakes) -> Cut:
     levels = (0.0, section.sparsity, section.sparsity)
     return Cut(
         importance=importance or prune.magnitude,
-        pattern=None if is_coupled else pattern,
+        pattern=pattern,
         scope=scope or prune.across,
         schedule=_schedule(section.schedule, f"{place}.schedule", mistakes, levels),
     )

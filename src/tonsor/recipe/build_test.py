@@ -139,6 +139,11 @@ def test_a_value_out_of_range_is_told_before_anything_is_trained(section, told):
         ),
         ({"pattern": {"rule": "channel", "dims": 1}}, "prune.0.pattern: unknown key 'dims'"),
         ({"pattern": {"rule": "channel_groups", "dim": 1}}, "prune.0.pattern: unknown key 'dim'"),
+        (
+            {"pattern": {"rule": "channel_groups", "normalise": "men"}},
+            "prune.0.pattern: shrink.ChannelGroups: ",
+        ),
+        ({"pattern": {"rule": "channel_groups", "at_least": 0}}, "prune.0.pattern: shrink.Limits: at_least"),
     ],
 )
 def test_a_wrong_cut_is_told(keys, told):

@@ -7,6 +7,7 @@ from typing import Any
 from tonsor.recipe.binding import Mistakes, tunable, wraps
 from tonsor.recipe.build import COUPLED, TABLES, check_rules, methods
 from tonsor.recipe.context import Run
+from tonsor.recipe.coupled import Coupled
 from tonsor.recipe.evaluate import call
 from tonsor.recipe.folder import RunFolder
 from tonsor.recipe.schema import Recipe
@@ -79,7 +80,7 @@ def describe(kind: str | None = None) -> Iterator[str]:
             yield name
             rules = {rule: _keys(function) for rule, function in table.items()}
             if name == "pattern":
-                rules[COUPLED] = ""
+                rules[COUPLED] = _keys(Coupled)
             width = max(len(rule) for rule in rules)
             yield from (f"  {rule:<{width}}  {keys}".rstrip() for rule, keys in rules.items())
 

@@ -12,6 +12,7 @@ from tonsor.recipe import build
 from tonsor.recipe.batches import Batches, mix, place
 from tonsor.recipe.binding import Mistakes
 from tonsor.recipe.context import Run
+from tonsor.recipe.coupled import Coupled
 from tonsor.recipe.fit import Fit
 from tonsor.recipe.job import Job, until
 from tonsor.recipe.schema import PrunePass
@@ -43,7 +44,11 @@ def one_pass(
     samples = _calibration(run, data, section, label)
     wanted = needs(cut.importance)
     statistics = partial(collect, model, samples, names=wanted, weights=weights, loss=methods.loss)
-    pattern = cut.pattern or channel_groups(model, samples[0][0])
+    pattern = (
+        cut.pattern.of(channel_groups(model, samples[0][0]))
+        if isinstance(cut.pattern, Coupled)
+        else cut.pattern
+    )
     find = partial(find_masks, importance=cut.importance, pattern=pattern, scope=cut.scope)
     batches = Batches(data["train"], batch_size=section.batch_size, seed=0, size=run.crew.size)
     last_finding = section.epochs * len(batches) // section.every * section.every

@@ -23,5 +23,7 @@ from tonsor.shrink.saved import load as load
 from tonsor.shrink.saved import save as save
 from tonsor.shrink.shrink import shrink_ as shrink_
 from tonsor.shrink.shrink_to import Reached as Reached
+from tonsor.shrink.shrink_to import Scores as Scores
 from tonsor.shrink.shrink_to import shrink_to as shrink_to
 from tonsor.shrink.shrunk import Shrunk as Shrunk
+from tonsor.shrink.target import Target as Target
