@@ -93,6 +93,7 @@ def _families(roots: np.ndarray, reasons: np.ndarray, entries: list[Entry]) -> l
     """Return the labels `(units, labels a unit)` of units that lie in the same entries for one reason."""
     if not entries:
         return []
+    roots = roots[: entries[-1].start + entries[-1].size]  # what lies behind has no parameter
     order = np.argsort(roots[1:], kind="stable") + 1
     places = np.searchsorted([entry.start for entry in entries], order, side="right") - 1
     first = np.flatnonzero(np.diff(roots[order], prepend=0))

@@ -6,30 +6,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tonsor.shrink.elementwise import meet
+from tonsor.shrink.elementwise import meet, meet_values
 from tonsor.shrink.labels import CONSUMER, INNER, PRODUCER, THROUGH, Labels, varying
 from tonsor.shrink.mixing import restless
+from tonsor.shrink.product import matmul_like
 from tonsor.shrink.value import Call, Contraction, NoRule, Value
 
 
 def linear(call: Call, labels: Labels, /) -> Value:
-    """Join the last dimension with the weight's columns; the weight's rows are the new channels."""
+    """Join the last dimension with the weight's columns; the weight's rows are the new channels.
+
+    A weight that depends on the input is a factor like any other.
+    """
     x, weight = call.given["input"], call.given["weight"]
+    if not weight.constant and call.value("bias") is None:
+        turned = replace(
+            weight,
+            shape=weight.shape[::-1],
+            layers=tuple(layer.mT for layer in weight.layers),
+            live=weight.live.mT,
+            real=None if weight.real is None else weight.real.mT,
+        )
+        return matmul_like(call, x, turned, labels)
     return _sum(call, x, weight, call.value("bias"), x.ndim - 1, labels)
 
 
 def matmul(call: Call, labels: Labels, /) -> Value:
-    """Treat a constant matrix on the right as a weight `(in, out)`; anything else has no rule."""
+    """Treat a constant matrix on the right as a weight `(in, out)`; any other is a factor."""
     x, weight = call.values
-    return _sum(call, x, _turned(x, weight), None, x.ndim - 1, labels)
+    if weight.ndim != 2 or not weight.constant or x.constant or x.ndim < 2:
+        return matmul_like(call, x, weight, labels)
+    return _sum(call, x, _turned(weight), None, x.ndim - 1, labels)
 
 
 def addmm(call: Call, labels: Labels, /) -> Value:
-    """Treat the second matrix as a weight `(in, out)` and what is added as its bias."""
+    """Treat the second matrix as a weight `(in, out)` and what is added as its bias, if it is one."""
     bias, x, weight = call.values
-    if bias.ndim != 1 or call.given["alpha"] != 1 or call.given["beta"] != 1:
-        raise NoRule("what is added is no bias")
-    return _sum(call, x, _turned(x, weight), bias, 1, labels)
+    plain = bias.ndim == 1 and call.given["alpha"] == 1 and call.given["beta"] == 1
+    if not plain or not weight.constant or x.constant:
+        made = matmul_like(call, x, weight, labels)
+        met = meet_values([made, bias], call.shape, labels, call.name)
+        return replace(met, contractions=made.contractions)
+    return _sum(call, x, _turned(weight), bias, 1, labels)
 
 
 def conv(call: Call, labels: Labels, /) -> Value:
@@ -109,13 +127,11 @@ def _sum(
     tail = (1,) * (x.ndim - dim - 1)
     made = rows.reshape((1,) * dim + (-1, *tail))
     layers = (*beside, labels.tidy(made))
-    return Value(call.shape, layers, _live(call, x, weight), contraction=total)
+    return Value(call.shape, layers, _live(call, x, weight), contractions=(total,))
 
 
-def _turned(x: Value, weight: Value) -> Value:
-    """Return a matrix `(in, out)` as a weight `(out, in)`; it must be constant."""
-    if weight.ndim != 2 or not weight.constant or x.constant or x.ndim < 2:
-        raise NoRule("two tensors that depend on the input are multiplied")
+def _turned(weight: Value) -> Value:
+    """Return a matrix `(in, out)` as a weight `(out, in)`."""
     layers = tuple(layer.mT for layer in weight.layers)
     real = None if weight.real is None else weight.real.mT
     shape = weight.shape[::-1]

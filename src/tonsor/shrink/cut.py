@@ -142,12 +142,22 @@ def _refit_(module: nn.Module) -> None:
     elif isinstance(module, _NormBase):
         held = module.running_mean if module.weight is None else module.weight
         module.num_features = held.shape[0] if held is not None else module.num_features
-    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+    else:
+        _refit_norm_(module)
+
+
+def _refit_norm_(module: nn.Module) -> None:
+    """Correct a normalisation or a recurrent layer."""
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.GroupNorm):
-        each = module.num_channels == module.num_groups
+        each = module.num_channels // module.num_groups
         module.num_channels = module.weight.shape[0]
-        module.num_groups = module.num_channels if each else module.num_groups
+        module.num_groups = max(1, module.num_channels // each)
+    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        suffix = "_l0" if isinstance(module, nn.RNNBase) else ""
+        module.input_size = getattr(module, f"weight_ih{suffix}").shape[1]
+        module.hidden_size = getattr(module, f"weight_hh{suffix}").shape[1]
 
 
 def _refit_conv_(module: _ConvNd) -> None:

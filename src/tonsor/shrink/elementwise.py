@@ -49,20 +49,42 @@ def meet_values(values: Sequence[Value], shape: tuple[int, ...], labels: Labels,
     """Join the layers of values that are broadcast against each other."""
     layers = []
     for column in align(values, len(shape), labels):
-        joined = next(layer for layer in column if layer is not None)
-        for place, (value, layer) in enumerate(zip(values, column, strict=True)):
-            reason = value.fixed or name
-            if layer is None:
-                sizes = (1,) * (len(shape) - value.ndim) + value.shape
-                full = [dim for dim in varying(joined) if sizes[dim] > 1]
-                joined = labels.settle(joined, full, reason)
-            elif place:
-                joined = labels.meet(joined, layer, reason)
-        layers.append(labels.tidy(joined))
+        _yield(column, labels, name)
+        joined = labels.tidy(_met(values, column, len(shape), labels, name))
+        alone = any(layer is None for layer in column) and labels.loose(joined)
+        layers += [] if alone else [joined]
     live = torch.zeros((1,) * len(shape), dtype=torch.bool)
     for value in values:
         live = live | right(value.live, len(shape)).to(live.device)
     return Value(shape, tuple(layers), live)
+
+
+def _met(
+    values: Sequence[Value], column: Sequence[Tensor | None], ndim: int, labels: Labels, name: str
+) -> Tensor:
+    """Join the layers of one column; a value of full size without one freezes it."""
+    joined = next(layer for layer in column if layer is not None)
+    for place, (value, layer) in enumerate(zip(values, column, strict=True)):
+        reason = value.fixed or name
+        if layer is None:
+            sizes = (1,) * (ndim - value.ndim) + value.shape
+            full = [dim for dim in varying(joined) if sizes[dim] > 1]
+            joined = labels.settle(joined, full, reason)
+        elif place:
+            joined = labels.meet(joined, layer, reason)
+    return joined
+
+
+def _yield(column: list[Tensor | None], labels: Labels, name: str) -> None:
+    """Freeze a buffer that lies along a part of another's dimensions, as cosines along the inside of heads.
+
+    The heads can go then. Joined with it, the same places of all heads would be one.
+    """
+    for place, layer in enumerate(column):
+        wider = [o for o in column if o is not None and layer is not None and varying(layer) < varying(o)]
+        if layer is not None and wider and labels.loose(layer, labels.weak):
+            labels.freeze(layer, name)
+            column[place] = None
 
 
 def align(values: Sequence[Value], ndim: int, labels: Labels) -> list[list[Tensor | None]]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tonsor.shrink import channel_groups
-from tonsor.shrink.nets_test import NETS, Residual, Sequenced, Tied, built, mlp, vgg
+from tonsor.shrink.nets_test import NETS, Residual, Tied, built, mlp, vgg
 
 pytestmark = pytest.mark.slow
 
@@ -104,11 +104,24 @@ def changed(part):
     return torch.randn_like(part) + 3.0
 
 
+class Projected(nn.Module):
+    """A recurrent layer whose hidden units are projected, for which there is no rule."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner = nn.Linear(5, 8), nn.Linear(8, 4)
+        self.lstm, self.head = nn.LSTM(4, 7, batch_first=True, proj_size=3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.lstm(self.inner(torch.relu(self.first(x))))[0][:, -1])
+
+
 def test_what_has_no_rule_is_frozen_and_named_with_what_it_froze():
-    groups = channel_groups(Sequenced(), torch.randn(2, 3, 5))
+    groups = channel_groups(Projected(), torch.randn(2, 3, 5))
     frozen = {group.name: group.reason for group in groups.frozen}
-    assert frozen["inner.weight"] == "no rule for aten.lstm in lstm"
-    assert frozen["lstm.weight_hh_l0 dim 0"] == "no rule for aten.lstm in lstm"
+    why = "no rule for aten.lstm in lstm: a projection of the hidden units"
+    assert frozen["inner.weight"] == why
+    assert frozen["lstm.weight_hh_l0 dim 0"] == why
     assert frozen["head.weight"] == "model output"
     assert frozen["first.weight dim 1"] == "model input"
     text = str(groups)
@@ -117,7 +130,7 @@ def test_what_has_no_rule_is_frozen_and_named_with_what_it_froze():
 
 
 def test_normalised_channels_are_frozen_with_the_norm_as_the_reason():
-    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.Linear(4, 2))
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GroupNorm(1, 4), nn.Linear(4, 2))
     groups = channel_groups(model, torch.randn(2, 3))
     assert groups.groups == {}
     assert "aten.layer_norm in 1" in {group.reason for group in groups.frozen}

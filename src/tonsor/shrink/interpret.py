@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from tonsor.shrink.labels import Labels
+from tonsor.shrink.move import made
 from tonsor.shrink.node import (
     bind,
     checked,
     completed,
-    keeps_its_sizes,
     key,
     leaves,
     memory_of,
@@ -58,6 +58,7 @@ class Interpreter:
         watch: Called with each sum over channels, while what it read is still there.
         unruled: The nodes whose rule did not foresee them. A run without an example finds them; a later
             run is given them, so that both freeze the same.
+        seen: Where what each node gives is noted, if anywhere.
 
     Example:
         >>> from tonsor.shrink.trace import trace_of
@@ -73,6 +74,7 @@ class Interpreter:
     example: Mapping[str, Any] | None = None
     watch: Callable[[Contraction], None] | None = None
     unruled: set[Any] = field(default_factory=set)
+    seen: dict[Any, Any] | None = None
     labels: Labels = field(default_factory=Labels)
     entries: list[Entry] = field(default_factory=list)
 
@@ -80,17 +82,23 @@ class Interpreter:
         """Interpret the whole graph, then freeze what reaches an output and square what was split."""
         used = {self.trace.sources.get(n.name) for n in self.trace.graph.nodes if n.users}
         for name in (name for name in self.trace.shapes if name in used):
+            if name in self.trace.buffers:  # they come after the parameters
+                self.labels.weak = min(self.labels.weak, self._next())
             for dim, size in enumerate(self.trace.shapes[name]):
                 if size > 1:
-                    start = self.entries[-1].start + self.entries[-1].size if self.entries else 1
-                    self.entries.append(Entry(name, dim, start, size))
+                    self.entries.append(Entry(name, dim, self._next(), size))
         self.labels.new(sum(entry.size for entry in self.entries))
+        self.labels.bound = len(self.labels.root)
         known = {node: self._source(node) for node in self.trace.graph.nodes if node.op == "placeholder"}
         with torch.no_grad():
             for value in leaves(self._walk(self.trace.graph, known)):
                 for layer in value.layers:
                     self.labels.freeze(layer, OUTPUT)
             self.labels.square()
+
+    def _next(self) -> int:
+        """Return the first label that no entry has yet."""
+        return self.entries[-1].start + self.entries[-1].size if self.entries else 1
 
     def _walk(self, graph: Any, known: dict[Any, Any]) -> Any:
         """Carry out a graph node by node, drop what nobody needs any more, return its outputs."""
@@ -102,6 +110,8 @@ class Interpreter:
                 known[node] = operator.attrgetter(node.target)(graph.owning_module)
             elif node.op == "call_function":
                 known[node] = self._call(node, known)
+            if self.seen is not None:
+                self.seen[node] = known[node]
             for used in node.all_input_nodes:
                 left[used] -= 1
                 if not left[used]:
@@ -161,10 +171,8 @@ class Interpreter:
             return None
         rule = RULES.get(key(call.op, overload=True)) or RULES.get(key(call.op, overload=False))
         reason = f"no rule for {call.name}"
-        if not call.values:
+        if not call.values and rule is not made:
             reason, rule = call.name, None
-        elif keeps_its_sizes(node):
-            reason, rule = f"the sizes of the module{place(node)}", None
         if rule is None or node in self.unruled:
             return self._frozen(call, reason)
         try:
@@ -180,8 +188,9 @@ class Interpreter:
     def _watched(self, result: Any) -> Any:
         """Return what a rule gave, and show the sums over channels to who watches."""
         for value in leaves(result):
-            if value.contraction is not None and self.watch is not None:
-                self.watch(value.contraction)
+            for contraction in value.contractions:
+                if self.watch is not None:
+                    self.watch(contraction)
         return result
 
     def _frozen(self, call: Call, reason: str) -> Any:

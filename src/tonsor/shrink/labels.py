@@ -1,5 +1,6 @@
 """Labels: one integer for each channel of each weight, joined where two channels are one."""
 
+import sys
 from collections.abc import Iterable
 
 import torch
@@ -35,6 +36,8 @@ class Labels:
         self.reason = torch.zeros(1, dtype=torch.int64)  # of each label the index of why it stays
         self.role = torch.zeros(1, dtype=torch.int64)
         self.reasons = [""]
+        self.bound = sys.maxsize  # labels from here on belong to no parameter or buffer
+        self.weak = sys.maxsize  # labels from here on belong to no parameter
         self.grids: list[Tensor] = []  # layers that must become sliceable, see `square`
 
     def new(self, count: int) -> Tensor:
@@ -111,6 +114,30 @@ class Labels:
         both = torch.maximum(a, b)
         self.freeze(both[(a == 0) != (b == 0)], reason)
         return both
+
+    def loose(self, layer: Tensor, bound: int | None = None) -> bool:
+        """Say whether all labels are joined with none below a bound, as on a tensor made by `zeros`."""
+        own = self.find(layer[layer > 0])
+        return bool((own >= (self.bound if bound is None else bound)).all())
+
+    def apart(self, layers: Iterable[Tensor], reason: str) -> tuple[Tensor, ...]:
+        """Return layers of which no two vary along one dimension: of two the inner one is frozen and dropped.
+
+        Heads that a reshape lays beside what is inside them can then go as before.
+        """
+        kept: list[Tensor] = []
+        for layer in sorted(layers, key=self._restless):
+            if any(varying(layer) & varying(other) for other in kept):
+                self.freeze(layer, reason)
+            else:
+                kept.append(layer)
+        return tuple(kept)
+
+    def _restless(self, layer: Tensor) -> int:
+        """Return how often the label changes along a layer; frozen ones come last."""
+        own = self.find(layer)
+        changes = sum(int((own.diff(dim=dim) != 0).sum()) for dim in varying(layer))
+        return changes if bool((self.reason[layer] == 0).any()) else sys.maxsize
 
     def settle(self, layer: Tensor, dims: Iterable[int], reason: str) -> Tensor:
         """Let no label be sliced away along these dimensions.

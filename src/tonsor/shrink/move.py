@@ -7,10 +7,12 @@ from tonsor.shrink.elementwise import align, meet, meet_values
 from tonsor.shrink.labels import Labels, varying
 from tonsor.shrink.value import Call, Value, dims_of
 
+MADE = 2**15  # sizes of a tensor of the model's own making up to which it has labels
+
 
 def move(call: Call, labels: Labels, /) -> Value | list[Value]:
     """Carry the operation out on each layer; what it splits may only lose whole slices later."""
-    return _as_returned(call, _carry(call, call.first(), labels))
+    return as_returned(call, carry(call, call.first(), labels))
 
 
 def pick(call: Call, labels: Labels, /) -> Value | list[Value]:
@@ -25,7 +27,7 @@ def pick(call: Call, labels: Labels, /) -> Value | list[Value]:
     layers = tuple(labels.settle(layer, dims, call.name) for layer in value.layers)
     for other in call.values[1:]:
         _freeze(other, labels, call.name)
-    return _as_returned(call, _carry(call, Value(value.shape, layers, value.live), labels))
+    return as_returned(call, carry(call, Value(value.shape, layers, value.live), labels))
 
 
 def index(call: Call, labels: Labels, /) -> Value:
@@ -44,35 +46,9 @@ def index(call: Call, labels: Labels, /) -> Value:
     )
 
 
-def chunk(call: Call, labels: Labels, /) -> Value | list[Value]:
-    """Carry out a split into equal parts: all parts lose the same channels."""
-    value = call.first()
-    dim = dims_of(call.given["dim"], value.ndim)[0]
-    parts = len(call.shapes)
-    layers = tuple(
-        _fold(layer, dim, parts, labels, call.name) if dim in varying(layer) else layer
-        for layer in map(labels.tidy, value.layers)
-    )
-    return _as_returned(call, _carry(call, Value(value.shape, layers, value.live), labels))
-
-
-def glu(call: Call, labels: Labels, /) -> Value:
-    """Join the two halves, of which one gates the other."""
-    value = call.first()
-    dim = dims_of(call.given["dim"], value.ndim)[0]
-    half = value.shape[dim] // 2
-    layers = []
-    for layer in map(labels.tidy, value.layers):
-        gated = dim in varying(layer)
-        folded = _fold(layer, dim, 2, labels, call.name).narrow(dim, 0, half) if gated else layer
-        layers.append(labels.tidy(folded))
-    live = value.whole(value.live)
-    return Value(call.shape, tuple(layers), live.narrow(dim, 0, half) | live.narrow(dim, half, half))
-
-
 def shuffle(call: Call, labels: Labels, /) -> Value:
     """Carry out a pixel shuffle: the channels that become one channel's pixels are joined."""
-    moved = _carry(call, call.first(), labels)[0]
+    moved = carry(call, call.first(), labels)[0]
     dims = [moved.ndim - 2, moved.ndim - 1]
     layers = tuple(labels.settle(layer, dims, call.name) for layer in moved.layers)
     return Value(moved.shape, layers, moved.live)
@@ -141,23 +117,29 @@ def view_as(call: Call, labels: Labels, /) -> Value:
 
 
 def made(call: Call, labels: Labels, /) -> Value:
-    """Return a tensor of the model's own making, whose size is a number in its code: no label."""
-    return Value(call.shape, (), torch.zeros((1,) * len(call.shape), dtype=torch.bool), call.name)
+    """Return one number in every place, as of `zeros`: its size can follow that of what it meets."""
+    ndim = len(call.shape)
+    layers = tuple(
+        labels.new(size).reshape([size if own == dim else 1 for own in range(ndim)])
+        for dim, size in enumerate(call.shape)
+        if dim and 1 < size <= MADE
+    )
+    return Value(call.shape, layers, torch.zeros((1,) * ndim, dtype=torch.bool), call.name)
 
 
-def _carry(call: Call, value: Value, labels: Labels) -> list[Value]:
+def carry(call: Call, value: Value, labels: Labels) -> list[Value]:
     """Run the operation on the layers and on what is live; return a value for each tensor it gives."""
     slot = next(name for name, given in call.given.items() if isinstance(given, Value))
     moved = [_run(call, slot, value.whole(layer)) for layer in value.layers]
     chosen = any(bool(other.live.any()) for other in call.values[1:])  # by an index that can change
     live = _run(call, slot, value.whole(value.live | chosen))
     return [
-        Value(shape, tuple(_registered(layers[i], labels) for layers in moved), live[i])
+        Value(shape, labels.apart([_registered(layers[i], labels) for layers in moved], call.name), live[i])
         for i, shape in enumerate(call.shapes)
     ]
 
 
-def _as_returned(call: Call, results: list[Value]) -> Value | list[Value]:
+def as_returned(call: Call, results: list[Value]) -> Value | list[Value]:
     """Return a list where the operation returns one."""
     return results if call.op._schema.returns[0].type.kind() == "ListType" else results[0]
 
@@ -178,16 +160,6 @@ def _registered(layer: Tensor, labels: Labels) -> Tensor:
     if len(varying(layer)) > 1:
         labels.grids.append(layer)
     return layer
-
-
-def _fold(layer: Tensor, dim: int, parts: int, labels: Labels, name: str) -> Tensor:
-    """Join the labels of equal parts along a dimension; unequal parts are frozen."""
-    if layer.shape[dim] % parts:
-        labels.freeze(layer, name)
-        return layer
-    grid = layer.reshape((*layer.shape[:dim], parts, -1, *layer.shape[dim + 1 :]))
-    labels.meet(grid, grid.narrow(dim, 0, 1), name)
-    return labels.find(layer)
 
 
 def _part(value: Value, layer: Tensor | None) -> Tensor:

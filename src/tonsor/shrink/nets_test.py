@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as torch's own examples have it
 from torch import Tensor, nn
 
+from tonsor.shrink.nets_sequence_test import Attending, Sequenced
+
 
 def mlp(bias=True, act=nn.ReLU):
     return nn.Sequential(
@@ -154,33 +156,6 @@ class Tied(nn.Module):
         return self.head(x)
 
 
-class Sequenced(nn.Module):
-    """A recurrent layer, for which there is no rule, between layers that have some."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.inner = nn.Linear(5, 8), nn.Linear(8, 4)
-        self.lstm = nn.LSTM(4, 7, batch_first=True)
-        self.hidden, self.head = nn.Linear(7, 6), nn.Linear(6, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x, _ = self.lstm(self.inner(torch.relu(self.first(x))))
-        return self.head(torch.relu(self.hidden(x[:, -1])))
-
-
-class Attending(nn.Module):
-    """A transformer's block: attention has no rule yet, the feed-forward units shrink."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Linear(5, 8)
-        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.block(self.embed(x))[:, 0])
-
-
 class Hardcoded(nn.Module):
     """The first network of many tutorials: a view whose size is a number."""
 
@@ -227,8 +202,21 @@ NETS = {
         },
     ),
     "tied": (Tied, TOKENS, {"embed.weight": (6, 28), "up.weight": (8, 13)}),
-    "attending": (Attending, (2, 3, 5), {"block.linear1.weight": (16, 17)}),
-    "sequenced": (Sequenced, (2, 3, 5), {"first.weight": (8, 10), "hidden.weight": (6, 10)}),
+    "attending": (
+        Attending,
+        (2, 3, 5),
+        {"block.self_attn.in_proj_weight": (2, 140), "block.linear1.weight": (16, 17)},
+    ),
+    "sequenced": (
+        Sequenced,
+        (2, 3, 5),
+        {
+            "first.weight": (8, 10),
+            "inner.weight": (4, 37),
+            "lstm.weight_ih_l0": (7, 82),
+            "hidden.weight": (6, 10),
+        },
+    ),
 }
 
 

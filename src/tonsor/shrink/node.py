@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tonsor.shrink.value import Call, Value
 
-FIXED = "torch.nn.modules.activation.MultiheadAttention"  # it checks its inputs against its first sizes
+FLAGS = ("train", "training")
 
 
 def bind(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,10 +74,12 @@ def place(node: Any) -> str:
     return f" in {stack[-1][0]}" if stack and stack[-1][0] else ""
 
 
-def keeps_its_sizes(node: Any) -> bool:
-    """Say whether a node stands in a module whose sizes cannot be changed."""
-    stack = (node.meta.get("nn_module_stack") or {}).values()
-    return any(FIXED in str(kind) for _, kind in stack)
+def flags_of(node: Any) -> list[int]:
+    """Return the places of arguments that say whether a module trains, where they say no."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    names = [argument.name for argument in node.target._schema.arguments]
+    return [i for i, name in enumerate(names[: len(node.args)]) if name in FLAGS and node.args[i] is False]
 
 
 def returns_list(op: Any) -> bool:

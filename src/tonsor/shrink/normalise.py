@@ -1,8 +1,11 @@
 """Rules of normalisations: their parameters join the channels, their statistics may freeze them."""
 
+from dataclasses import replace
+
 from tonsor.shrink.elementwise import meet_values
-from tonsor.shrink.labels import Labels
+from tonsor.shrink.labels import Labels, varying
 from tonsor.shrink.mixing import mix
+from tonsor.shrink.product import Factor, summed
 from tonsor.shrink.value import Call, Value
 
 
@@ -28,11 +31,19 @@ def instance_norm(call: Call, labels: Labels, /) -> Value:
 
 
 def group_norm(call: Call, labels: Labels, /) -> Value:
-    """Freeze the channels that share statistics; a group of one channel is an instance norm."""
-    x = call.first()
-    if call.given["num_groups"] == x.shape[1]:
+    """Join the channels that share statistics: a group goes whole. One group alone must stay.
+
+    A group of one channel is an instance norm.
+    """
+    x, groups = call.first(), call.given["num_groups"]
+    if groups == x.shape[1]:
         return instance_norm(call, labels)
-    alone = _carried(x, mix(x, list(range(1, x.ndim)), x.shape, labels, call.name))
+    if groups == 1:
+        alone = _carried(x, mix(x, list(range(1, x.ndim)), x.shape, labels, call.name))
+        return meet_values([alone, *_channel_wise(call, x.ndim)], call.shape, labels, call.name)
+    line = labels.along(x.layers, 1, x.shape[1], x.fixed or call.name).view(groups, -1)
+    labels.meet(line, line[:, :1], call.name)
+    alone = _carried(x, mix(x, list(range(2, x.ndim)), x.shape, labels, call.name))
     return meet_values([alone, *_channel_wise(call, x.ndim)], call.shape, labels, call.name)
 
 
@@ -43,6 +54,20 @@ def layer_norm(call: Call, labels: Labels, /) -> Value:
     dims = list(range(x.ndim - last, x.ndim))
     alone = _carried(x, mix(x, dims, x.shape, labels, call.name))
     return meet_values([alone, *call.values[1:]], call.shape, labels, call.name)
+
+
+def weight_norm(call: Call, labels: Labels, /) -> Value:
+    """Let rows stay, whose length must not be zero. What the length is a sum of can go where it is zero."""
+    v, dim = call.given["v"], call.given["dim"]
+    labels.freeze(labels.along(v.layers, dim % v.ndim, v.shape[dim], call.name), call.name)
+    joined = meet_values(call.values, call.shape, labels, call.name)
+    read = []
+    for layer in map(labels.tidy, joined.layers):
+        for other in varying(layer) - {dim % v.ndim}:
+            factor = Factor(v, "abcdefgh"[: v.ndim])
+            line = labels.along([layer], other, v.shape[other], call.name)
+            read += [summed([factor], factor.names[other], line)] if v.real is not None else []
+    return replace(joined, contractions=tuple(read))
 
 
 def _carried(value: Value, mixed: Value) -> Value:

@@ -1,16 +1,19 @@
 """Bring a freshly built model to the sizes of a shrunk one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tonsor.shrink.attributes import check_attributes
 from tonsor.shrink.cut import cut_
+from tonsor.shrink.groups import channel_groups
 from tonsor.shrink.survey import BIASED
 from tonsor.shrink.trace import first_names, named_tensors
+from tonsor.shrink.trial import Trial, gone_from, graph_of
 from tonsor.spelling import unknown
 
 
@@ -21,6 +24,8 @@ class Sizes:
     Args:
         slices: The indices that stay, by the first name of a parameter or buffer and by dimension.
         biases: Modules that get a bias.
+        attributes: By module the numbers that are corrected.
+        rewritten: The model's own code cannot run at these sizes; its rewritten graph does.
 
     Example:
         >>> Sizes({"weight": {0: torch.tensor([0, 2])}}, ()).shape_of("weight", (3, 4))
@@ -29,6 +34,8 @@ class Sizes:
 
     slices: dict[str, dict[int, Tensor]]
     biases: tuple[str, ...]
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rewritten: bool = False
 
     def shape_of(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that a tensor will have."""
@@ -36,7 +43,12 @@ class Sizes:
         return tuple(len(kept[dim]) if dim in kept else size for dim, size in enumerate(shape))
 
 
-def resize_(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
+def resize_(
+    model: nn.Module,
+    plan: Mapping[str, Any],
+    example_args: Tensor | tuple[Any, ...] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """Slice a freshly built model to the sizes that a shrunk one has, in place.
 
     Its weights are sliced as the others were, but they need not be those: load the shrunk model's
@@ -45,12 +57,16 @@ def resize_(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
     Args:
         model: Built as the model was before it was shrunk.
         plan: The plan of `Shrunk`, also after a way through JSON.
+        example_args: The arguments of one call, as `channel_groups` had them. Needed only where the
+            shrunk model's forward runs its rewritten graph, which is then found again.
+        example_kwargs: Arguments by name.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: If the plan is not one, or is another model's. The model is then untouched.
+        ValueError: If the plan is not one, or is another model's, or if it needs an example. The model is
+            then untouched.
 
     Example:
         >>> model = nn.Linear(4, 3)
@@ -58,19 +74,47 @@ def resize_(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
         Linear(in_features=2, out_features=3, bias=True)
     """
     sizes = check_plan(model, plan, "shrink.resize_")
-    return apply_(model, sizes)
+    return apply_(model, sizes, graph_for(model, sizes, example_args, example_kwargs, "shrink.resize_"))
 
 
-def apply_(model: nn.Module, sizes: Sizes) -> nn.Module:
+def apply_(model: nn.Module, sizes: Sizes, trial: Trial) -> nn.Module:
     """Slice the model, in place, as was checked before.
 
     Example:
-        >>> apply_(nn.Linear(4, 3), Sizes({}, ()))
+        >>> apply_(nn.Linear(4, 3), Sizes({}, ()), Trial(0.0))
         Linear(in_features=4, out_features=3, bias=True)
     """
     with torch.no_grad():
         cut_(model, sizes.slices, dict.fromkeys(sizes.biases))
+    trial.finish_(model)
     return model
+
+
+def graph_for(
+    model: nn.Module,
+    sizes: Sizes,
+    example_args: Tensor | tuple[Any, ...] | None,
+    example_kwargs: Mapping[str, Any] | None,
+    where: str,
+) -> Trial:
+    """Return what the model needs beyond slicing: corrected numbers, or its graph at the new sizes.
+
+    Raises:
+        ValueError: If the graph is needed and no example was given.
+
+    Example:
+        >>> graph_for(nn.Linear(4, 3), Sizes({}, ()), None, None, "shrink.load").graph is None
+        True
+    """
+    if not sizes.rewritten:
+        return Trial(0.0, sizes.attributes)
+    if example_args is None:
+        raise ValueError(
+            f"{where}: the shrunk model's own code could not run at its sizes, its rewritten graph did; "
+            "give the example that channel_groups had, so that the graph is found again"
+        )
+    groups = channel_groups(model, example_args, example_kwargs)
+    return graph_of(model, groups, gone_from(groups, sizes.slices))
 
 
 def check_plan(model: nn.Module, plan: Any, where: str) -> Sizes:
@@ -89,7 +133,8 @@ def check_plan(model: nn.Module, plan: Any, where: str) -> Sizes:
         Traceback (most recent call last):
         ValueError: a.json: biases: unknown module 'conv'. Known: the model itself
     """
-    if not isinstance(plan, Mapping) or set(plan) != {"slices", "biases"}:
+    needed, known = {"slices", "biases"}, {"slices", "biases", "attributes", "rewritten"}
+    if not isinstance(plan, Mapping) or not needed <= set(plan) <= known:
         raise ValueError(f'{where}: the plan must be {{"slices": ..., "biases": ...}}; got {_short(plan)}')
     tensors = named_tensors(model)
     first = first_names(tensors)
@@ -100,7 +145,11 @@ def check_plan(model: nn.Module, plan: Any, where: str) -> Sizes:
         if first[name] in slices:
             raise ValueError(f"{where}: slices: '{name}' is named twice, it is tied to '{first[name]}'")
         slices[first[name]] = _kept(kept, tuple(tensors[name].shape), f"{where}: slices: '{name}'")
-    return Sizes(slices, _biases(model, plan["biases"], f"{where}: biases"))
+    rewritten = plan.get("rewritten", False)
+    if not isinstance(rewritten, bool):
+        raise ValueError(f"{where}: rewritten: must be true or false; got {_short(rewritten)}")
+    attributes = check_attributes(model, plan.get("attributes", {}), f"{where}: attributes")
+    return Sizes(slices, _biases(model, plan["biases"], f"{where}: biases"), attributes, rewritten)
 
 
 def _kept(given: Any, shape: tuple[int, ...], where: str) -> dict[int, Tensor]:

@@ -1,13 +1,12 @@
 """The table of rules: what each operation of a model's graph does to the labels of its channels."""
 
+from tonsor.shrink.attention import attention
 from tonsor.shrink.contract import addmm, conv, conv_transposed, embedding, linear, matmul, prelu
 from tonsor.shrink.elementwise import dropout, like, meet, same, scale
 from tonsor.shrink.mixing import reduce, spatial
 from tonsor.shrink.move import (
     cat,
-    chunk,
     expand_as,
-    glu,
     index,
     made,
     move,
@@ -17,8 +16,12 @@ from tonsor.shrink.move import (
     stack,
     view_as,
 )
-from tonsor.shrink.normalise import batch_norm, group_norm, instance_norm, layer_norm
+from tonsor.shrink.normalise import batch_norm, group_norm, instance_norm, layer_norm, weight_norm
+from tonsor.shrink.part import glu, part, split
+from tonsor.shrink.product import einsum
+from tonsor.shrink.recurrent import cell, recurrent
 from tonsor.shrink.value import Rule
+from tonsor.shrink.window import col2im, gather, im2col, sample, triangle, unfold
 
 # Rule by rule the operations that follow it, as torch names them, with the overload where it matters. An
 # operation that changes in place has the rule of its twin that does not. An operation that is not here
@@ -29,14 +32,19 @@ OPERATIONS: dict[Rule, str] = {
     conv: "conv1d conv2d conv3d",
     conv_transposed: "conv_transpose1d conv_transpose2d conv_transpose3d",
     embedding: "embedding",
-    matmul: "matmul mm",
-    addmm: "addmm",
+    matmul: "bmm dot matmul mm mv",
+    addmm: "addmm addmv baddbmm",
+    einsum: "einsum",
+    attention: "scaled_dot_product_attention",
     prelu: "prelu",
+    recurrent: "gru lstm rnn_relu rnn_tanh",
+    cell: "gru_cell lstm_cell rnn_relu_cell rnn_tanh_cell",
     # normalisations
     batch_norm: "batch_norm",
     instance_norm: "instance_norm",
     group_norm: "group_norm",
     layer_norm: "layer_norm rms_norm",
+    weight_norm: "_weight_norm",
     # element by element
     meet: """
         __and__ __or__ __xor__ abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh
@@ -55,21 +63,28 @@ OPERATIONS: dict[Rule, str] = {
     like: "empty_like fill full_like ones_like zeros_like",
     # data movement, carried out on the labels
     move: """
-        _unsafe_view adjoint broadcast_to expand flatten flip mT movedim permute pixel_unshuffle
-        ravel repeat repeat_interleave reshape squeeze swapaxes t tile transpose unflatten
+        _unsafe_view adjoint broadcast_to channel_shuffle expand flatten flip mT movedim permute
+        pixel_unshuffle ravel repeat repeat_interleave reshape squeeze swapaxes t tile transpose unflatten
         unsqueeze view
     """,
     expand_as: "expand_as",
     view_as: "reshape_as view_as",
-    pick: "index_select narrow roll select slice split split_with_sizes unbind",
+    pick: "index_select roll select unbind",
+    part: "narrow slice",
+    split: "chunk split split_with_sizes",
     index: "index",
-    chunk: "chunk",
     glu: "glu",
     shuffle: "pixel_shuffle",
     cat: "cat concat",
     stack: "stack",
     pad: "constant_pad_nd pad",
-    made: "new_empty new_full new_ones new_zeros",
+    made: "empty full new_empty new_full new_ones new_zeros ones zeros",
+    im2col: "im2col",
+    col2im: "col2im",
+    unfold: "unfold",
+    sample: "grid_sampler",
+    triangle: "tril triu",
+    gather: "gather",
     # what mixes elements along dimensions
     reduce: """
         all amax amin any argmax argmin argsort count_nonzero cummax cummin cumprod cumsum

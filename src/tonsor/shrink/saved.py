@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tonsor.files import read_json, read_tensors, write_json, write_tensors
-from tonsor.shrink.resize import Sizes, apply_, check_plan
+from tonsor.shrink.resize import Sizes, apply_, check_plan, graph_for
 from tonsor.shrink.trace import first_names, named_tensors
 from tonsor.spelling import unknown
 
@@ -62,7 +62,12 @@ def save(
     write_json(path.with_suffix(".json"), header)
 
 
-def load(model: nn.Module, path: str | Path) -> nn.Module:
+def load(
+    model: nn.Module,
+    path: str | Path,
+    example_args: Tensor | tuple[Any, ...] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """Load what `save` wrote into a freshly built model, which gets the saved sizes, in place.
 
     Nothing in the files is executed. Both are read and checked against the model before it is touched.
@@ -70,6 +75,9 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     Args:
         model: Built as the saved model was before it was shrunk.
         path: The weights; the file with the sizes lies beside them.
+        example_args: The arguments of one call; needed only where the shrunk model's forward runs its
+            rewritten graph, see `resize_`.
+        example_kwargs: Arguments by name.
 
     Returns:
         The model.
@@ -92,7 +100,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     sizes = check_plan(model, _header(beside)["plan"], f"{beside}: plan")
     tensors, _ = read_tensors(path)
     _compare(model, sizes, tensors, path)
-    apply_(model, sizes)
+    apply_(model, sizes, graph_for(model, sizes, example_args, example_kwargs, str(beside)))
     model.load_state_dict(tensors)
     return model
 

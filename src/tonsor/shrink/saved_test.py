@@ -63,7 +63,7 @@ def test_a_shrunk_model_comes_back_from_disk_into_a_freshly_built_one(name, tmp_
     path = tmp_path / "folder" / "small.safetensors"
     save(model, path, plan=plan)
     torch.manual_seed(1)
-    again = load(NETS[name][0]().double(), path)
+    again = load(NETS[name][0]().double(), path, example)
     assert torch.equal(again.eval()(example), model.eval()(example))
     assert [p.shape for p in again.parameters()] == [p.shape for p in model.parameters()]
     for key, tensor in again.state_dict().items():

@@ -13,10 +13,11 @@ from tonsor.shrink.decide import decide
 from tonsor.shrink.followed import Average, averages, check_average, follow_
 from tonsor.shrink.groups import ChannelGroups
 from tonsor.shrink.plan import Plan, plan_for
-from tonsor.shrink.proof import Unequal, prove
+from tonsor.shrink.proof import Unequal
 from tonsor.shrink.shrunk import Shrunk, told
 from tonsor.shrink.survey import Reading, survey
 from tonsor.shrink.trace import MODEL_ERRORS, named_tensors
+from tonsor.shrink.trial import Trial, tried
 from tonsor.spelling import unknown
 from tonsor.tensors import apply_masks_, distinct
 
@@ -39,6 +40,12 @@ def shrink_(
 
     Parameters stay the same objects, with their gradients, flags and ties. One unit of each group
     stays. Where a bias takes a constant and there is none, the module gets one.
+
+    Where a size is a number in a module, as `num_heads`, the attribute is corrected. Where the number
+    stands in the code itself, as in `view(-1, 400)`, the model's own graph is written anew with the sizes
+    that are left, and the model's `forward` runs it from then on: the model stays the same object, trains
+    and exports, and takes arguments as the example had them, of any batch size where the code allows it.
+    The report says so, and names the number (`rewritten`).
 
     Args:
         model: The module, changed in place.
@@ -80,15 +87,16 @@ def shrink_(
         readings = survey(masked, groups)
     plan = plan_for(groups, readings, decide(groups, readings), masked)
     state = slice_state(optimizer, named_tensors(model), plan.slices) if optimizer else {}
-    difference = _proved(masked, plan, groups, readings) if plan.decision.removed else 0.0
+    trial = _proved(masked, plan, groups, readings) if plan.decision.removed else Trial(0.0)
     before = _count(model)
     for average in followers:
         follow_(average, masked, groups, plan, masks)
     apply_masks_(named_tensors(model), masks)
     fresh = plan.apply_(model)
+    trial.finish_(model)
     if optimizer is not None:
         _carry_state_(optimizer, state, model, fresh)
-    return told(groups, plan, difference, before, _count(model))
+    return told(groups, plan, trial, before, _count(model))
 
 
 def _check(model: nn.Module, groups: ChannelGroups, masks: Mapping[str, Tensor]) -> None:
@@ -131,16 +139,16 @@ def _copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _proved(masked: nn.Module, plan: Plan, groups: ChannelGroups, readings: Sequence[Reading]) -> float:
+def _proved(masked: nn.Module, plan: Plan, groups: ChannelGroups, readings: Sequence[Reading]) -> Trial:
     """Try the plan on a copy and compare; say which groups are to blame if it fails."""
     try:
-        return _tried(masked, plan, groups)
+        return tried(masked, plan, groups)
     except Unequal as finding:
         blamed = []
         for name in plan.decision.removed:
             alone = plan_for(groups, readings, decide(groups, readings, only={name}), masked)
             try:
-                _tried(masked, alone, groups)
+                tried(masked, alone, groups)
             except Unequal:
                 blamed.append(groups.groups[name])
         blamed = blamed or [groups.groups[name] for name in plan.decision.removed]
@@ -149,13 +157,6 @@ def _proved(masked: nn.Module, plan: Plan, groups: ChannelGroups, readings: Sequ
             f"shrink.shrink_: {finding}. The model is left as it was. Groups to blame: {listed}. "
             "Keep all their units and try again"
         ) from finding
-
-
-def _tried(masked: nn.Module, plan: Plan, groups: ChannelGroups) -> float:
-    """Return the largest difference between the masked model and a copy that is sliced."""
-    small = _copied(masked)
-    plan.apply_(small)
-    return prove(masked, small, groups.trace.example)
 
 
 def _carry_state_(

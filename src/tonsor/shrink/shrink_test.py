@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tonsor.shrink import channel_groups, shrink_
-from tonsor.shrink.nets_test import NETS, Hardcoded, Sequenced, built, mlp
+from tonsor.shrink.cut import sliced
+from tonsor.shrink.nets_sequence_test import Sequenced
+from tonsor.shrink.nets_test import NETS, Hardcoded, built, mlp
 from tonsor.tensors import apply_masks_
 
 
@@ -114,21 +116,27 @@ def test_where_nothing_can_go_nothing_changes():
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
-def test_a_view_with_a_number_is_refused_by_name_and_the_model_is_left_bit_by_bit():
+def test_a_view_with_a_number_is_written_anew_and_the_model_stays_the_object_it_is():
     model = Hardcoded()
     groups = channel_groups(model, torch.randn(1, 1, 4, 4))
     keep = {name: torch.arange(g.units) > 0 for name, g in groups.groups.items()}
-    before, objects = copy.deepcopy(model.state_dict()), list(model.parameters())
-    with pytest.raises(ValueError, match=r"not run.*'\[-1, 16\]'.*blame: 'conv.weight' \(") as caught:
-        shrink_(model, groups, groups.expand(keep, matrices(model)))
-    assert "'hidden.weight' (" not in str(caught.value)
-    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    objects = list(model.parameters())
+    masks = groups.expand(keep, matrices(model))
+    masked = masked_copy(model, masks)
+    shrunk = shrink_(model, groups, masks)
+    assert "numbers that are sizes there: 16 in" in shrunk.rewritten
+    assert "the forward runs the rewritten graph" in str(shrunk)
     assert all(a is b for a, b in zip(objects, model.parameters(), strict=True))
-    keep["conv.weight"][:] = True
-    assert shrink_(model, groups, groups.expand(keep, matrices(model))).removed == {"hidden.weight": [0]}
+    for x in (torch.randn(1, 1, 4, 4), torch.randn(3, 1, 4, 4)):
+        torch.testing.assert_close(model(x), masked(x))
+    again = copy.deepcopy(model)
+    again.head.bias.data += 1.0
+    assert not torch.equal(again(x), model(x))
+    with pytest.raises(ValueError, match="takes arguments as its example had them"):
+        model(x, x)
 
 
-def test_a_size_used_as_a_number_is_noticed_by_the_proof():
+def test_a_size_used_as_a_number_is_noticed_by_the_proof_and_kept():
     class Mean(nn.Module):
         def __init__(self):
             super().__init__()
@@ -140,10 +148,26 @@ def test_a_size_used_as_a_number_is_noticed_by_the_proof():
 
     model = Mean()
     groups = channel_groups(model, torch.randn(2, 3))
+    masks = groups.expand({"a.weight": torch.arange(4) > 0}, dict(model.named_parameters()))
+    masked = masked_copy(model, masks)
+    shrunk = shrink_(model, groups, masks)
+    assert "differs from the masked model's by" in shrunk.rewritten
+    torch.testing.assert_close(model(torch.ones(5, 3)), masked(torch.ones(5, 3)))
+
+
+def test_what_cannot_be_made_equal_is_refused_by_name_and_the_model_is_left_bit_by_bit(monkeypatch):
+    def wrong(tensor, kept):
+        return torch.zeros_like(sliced(tensor, kept))
+
+    monkeypatch.setattr("tonsor.shrink.cut.sliced", wrong)
+    model = nn.Sequential()
+    model.a, model.b = nn.Linear(3, 4), nn.Linear(4, 2)
+    before = copy.deepcopy(model.state_dict())
+    groups = channel_groups(model, torch.randn(2, 3))
     masks = groups.expand({"a.weight": torch.arange(4) > 0}, matrices(model))
-    with pytest.raises(ValueError, match=r"differs from the masked model's by .*'a.weight'"):
+    with pytest.raises(ValueError, match=r"differs from the masked model's by .*blame: 'a.weight' \("):
         shrink_(model, groups, masks)
-    assert model.a.out_features == 4
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
 def test_masks_and_groups_of_another_model_are_refused():

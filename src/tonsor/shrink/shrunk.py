@@ -5,6 +5,7 @@ from typing import Any
 
 from tonsor.shrink.groups import ChannelGroups
 from tonsor.shrink.plan import Plan
+from tonsor.shrink.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,10 @@ class Shrunk:
         frozen: Groups that must stay: name, units, why.
         kept_back: Units that do nothing and stay all the same: how many and why, by group.
         plan: What `resize_` and `save` need: `{"slices": {name: {dimension: kept indices}}, "biases":
-            [modules that got one]}`, with the dimensions as text.
+            [modules that got one]}`, with the dimensions as text; and where they are needed "attributes"
+            and "rewritten".
+        attributes: By module the numbers that were corrected, as `num_heads`.
+        rewritten: Why the model's forward now runs its rewritten graph; empty where its own code runs.
 
     Example:
         >>> print(Shrunk(removed={"0.weight": [1]}, before=10, after=6, folded=(), max_difference=0.0))
@@ -39,6 +43,8 @@ class Shrunk:
     frozen: tuple[dict[str, Any], ...] = ()
     kept_back: dict[str, str] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=lambda: {"slices": {}, "biases": []}, repr=False)
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rewritten: str = ""
 
     def __str__(self) -> str:
         lines = [
@@ -48,10 +54,12 @@ class Shrunk:
         lines += [f"{name}: {_units(len(gone))} removed" for name, gone in self.removed.items()]
         lines += [f"{name}: took constants" for name in self.folded]
         lines += [f"{name}: does nothing and stays: {why}" for name, why in self.kept_back.items()]
+        lines += [f"{path or 'the model'}: {_set(values)}" for path, values in self.attributes.items()]
+        lines += [f"the forward runs the rewritten graph: {self.rewritten}"] if self.rewritten else []
         return "\n".join(lines)
 
 
-def told(groups: ChannelGroups, plan: Plan, difference: float, before: int, after: int) -> Shrunk:
+def told(groups: ChannelGroups, plan: Plan, trial: Trial, before: int, after: int) -> Shrunk:
     """Return what was done, in words and numbers."""
     removed = plan.decision.removed
     kept_back: dict[str, str] = {}
@@ -62,7 +70,7 @@ def told(groups: ChannelGroups, plan: Plan, difference: float, before: int, afte
         before=before,
         after=after,
         folded=tuple(plan.folds),
-        max_difference=difference,
+        max_difference=trial.difference,
         groups=tuple(
             {
                 "name": group.name,
@@ -74,10 +82,23 @@ def told(groups: ChannelGroups, plan: Plan, difference: float, before: int, afte
         ),
         frozen=tuple({"name": g.name, "units": g.units, "why": g.reason} for g in groups.frozen),
         kept_back=kept_back,
-        plan=plan.as_json(),
+        attributes=trial.attributes,
+        rewritten=trial.reason,
+        plan=_with(plan.as_json(), trial),
     )
 
 
 def _units(count: int) -> str:
     """Return a number of units in words."""
     return f"{count} unit" if count == 1 else f"{count} units"
+
+
+def _set(values: dict[str, Any]) -> str:
+    """Return attributes with their numbers in words."""
+    return ", ".join(f"{name} is now {value}" for name, value in values.items())
+
+
+def _with(plan: dict[str, Any], trial: Trial) -> dict[str, Any]:
+    """Return the plan with what the model needs beyond slicing."""
+    more: dict[str, Any] = {"attributes": trial.attributes} if trial.attributes else {}
+    return plan | more | ({"rewritten": True} if trial.graph is not None else {})

@@ -1,7 +1,9 @@
 """A model's exported graph, and who its inputs are."""
 
+import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +37,7 @@ class Trace:
         shapes: The shape of each parameter and buffer by its first name.
         buffers: The first names that are buffers.
         example: The arguments as they were given: a tuple and a dict.
+        specs: How arguments and results are put together, as pytree specifications.
 
     Example:
         >>> trace_of(nn.Linear(2, 3), (torch.ones(1, 2),), {}).sources
@@ -49,10 +52,19 @@ class Trace:
     shapes: dict[str, tuple[int, ...]]
     buffers: frozenset[str]
     example: tuple[tuple[Any, ...], dict[str, Any]]
+    specs: tuple[Any, Any] = (None, None)
 
 
-def trace_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
+def trace_of(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, batch: bool = False
+) -> Trace:
     """Export a model in eval mode; its training flags and the random numbers are left as they were.
+
+    Args:
+        model: The module.
+        args: The arguments of one call.
+        kwargs: Those by name.
+        batch: Let the first size of every tensor be any, where the model allows it.
 
     Raises:
         ValueError: If torch cannot export the model: says what torch said.
@@ -64,7 +76,8 @@ def trace_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     """
     from torch.utils._pytree import tree_leaves
 
-    program = _export(model, args, dict(kwargs))
+    program = _export(model, args, dict(kwargs), batch)
+    program.graph.eliminate_dead_code()
     tensors = named_tensors(model)
     names = first_names(tensors)
     sources, constants, placeholders = {}, {}, []
@@ -79,7 +92,8 @@ def trace_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     shapes = {name: tuple(tensors[name].shape) for name in names.values()}
     buffers = frozenset(name for name, _ in model.named_buffers())
     example = (args, dict(kwargs))
-    return Trace(program.graph, sources, constants, inputs, names, shapes, buffers, example)
+    specs = (program.call_spec.in_spec, program.call_spec.out_spec)
+    return Trace(program.graph, sources, constants, inputs, names, shapes, buffers, example, specs)
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -116,19 +130,25 @@ def gpus_of(model: nn.Module) -> list[int]:
     return sorted(device.index for device in devices if device.type == "cuda")
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: bool) -> Any:
     """Run torch.export and say in the user's words when it fails."""
-    from torch.export import export
+    from torch.export import Dim, export
+    from torch.utils._pytree import tree_map
+
+    def free(given: Any) -> Any:
+        return {0: Dim.AUTO} if isinstance(given, Tensor) and given.ndim and len(given) > 1 else None
 
     with (
         evaluating(model),
+        _no_fast_path(),
         torch.random.fork_rng(devices=gpus_of(model)),
         torch.enable_grad(),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # of recurrent layers, whose flat weights export sets aside
         try:
-            return export(model, args, kwargs, strict=False)
+            shapes = _by_name(model, *tree_map(free, (args, kwargs))) if batch else None
+            return export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
         except MODEL_ERRORS as error:
             said = str(error).strip().splitlines()
             raise ValueError(
@@ -136,3 +156,30 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
                 f"{said[0] if said else type(error).__name__}; its channels cannot be found. Make its "
                 "forward free of decisions that depend on the values of tensors"
             ) from error
+
+
+def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return what is given for each argument under the name that the forward has for it."""
+    names = list(inspect.signature(model.forward).parameters.values())
+    named: dict[str, Any] = {}
+    for place, parameter in enumerate(names):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            named[parameter.name] = tuple(args[place:])
+        elif place < len(args):
+            named[parameter.name] = args[place]
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            named |= {name: given for name, given in kwargs.items() if name not in named}
+        elif parameter.name in kwargs:
+            named[parameter.name] = kwargs[parameter.name]
+    return named
+
+
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """Keep transformer layers from being one opaque operation."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
 
 from tonsor.shrink import channel_groups, shrink_
 from tonsor.tensors import apply_masks_
@@ -31,36 +30,22 @@ def cast(h):
     return h.float()
 
 
-def attended(h):
-    q, k, v = h.unflatten(-1, (2, 4)).unbind(-2), h, h
-    return (q[0] @ q[1].mT).softmax(-1) @ v + k
-
-
 CASES = {
-    "gru": (
-        lambda: Between(lambda h, m: m(h)[0], nn.GRU(8, 5, batch_first=True), width=5),
-        "aten.gru in inner.0",
-    ),
-    "module": (
-        lambda: Between(lambda h, m: m(h, h, h)[0], nn.MultiheadAttention(8, 2, batch_first=True)),
-        "the sizes of the module in inner.0",
+    "lstm": (
+        lambda: Between(lambda h, m: m(h)[0], nn.LSTM(8, 5, batch_first=True, proj_size=3), width=3),
+        "aten.lstm in inner.0: a projection of the hidden units",
     ),
     "bilinear": (lambda: Between(lambda h, m: m(h, h), nn.Bilinear(8, 8, 5), width=5), "aten.bilinear"),
-    "einsum": (lambda: Between(lambda h: torch.einsum("bsi,bsj->bsi", h, h)), "aten.einsum"),
+    "einsum": (lambda: Between(lambda h: torch.einsum("bsi,bsi,bsi->bsi", h, h, h)), "aten.einsum"),
     "fourier": (lambda: Between(lambda h: torch.fft.fft(h).real), "aten.fft_fft"),
-    "matmul": (lambda: Between(attended), "two tensors that depend on the input are multiplied"),
     "autocast": (lambda: Between(cast), "wrap_with_autocast"),
     "noise": (lambda: Between(lambda h: h + torch.randn_like(h)), "aten.randn_like"),
     "dropout": (lambda: Between(lambda h: nn.functional.dropout(h, 0.5, True)), "it draws random numbers"),
     "norm": (lambda: Between(lambda h: h / h.norm(dim=-1, keepdim=True)), "aten.linalg_vector_norm"),
     "softmax": (lambda: Between(lambda h: h.softmax(-1)), "aten.softmax"),
     "positions": (lambda: Between(lambda h: h.roll(1, -1)), "aten.roll"),
-    "parts": (lambda: Between(lambda h: h[..., :5], width=5), "aten.slice"),
+    "parts": (lambda: Between(lambda h: h[..., ::3], width=3), "aten.slice"),
     "unfold": (lambda: Between(lambda h: h.unfold(-1, 5, 5)[..., 0, :], width=5), "aten.unfold"),
-    "weight norm": (
-        lambda: Between(lambda h, m: m(h), parametrizations.weight_norm(nn.Linear(8, 8))),
-        "aten._weight_norm",
-    ),
 }
 
 

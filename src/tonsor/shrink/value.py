@@ -35,7 +35,7 @@ class Value:
         constant: True if it depends on nothing but parameters, buffers and numbers.
         real: The tensor itself, where it was computed.
         name: The name of the parameter or buffer that it is.
-        contraction: What was read to make it, where channels were summed.
+        contractions: What was read to make it, where channels were summed.
 
     Example:
         >>> Value((2, 3), live=torch.ones(1, 1, dtype=torch.bool)).ndim
@@ -49,7 +49,7 @@ class Value:
     constant: bool = False
     real: Tensor | None = None
     name: str = ""
-    contraction: "Contraction | None" = None
+    contractions: "tuple[Contraction, ...]" = ()
 
     @property
     def ndim(self) -> int:

@@ -1,0 +1,75 @@
+"""The rule of attention: heads are removed whole."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tonsor.shrink.elementwise import meet_values, right
+from tonsor.shrink.labels import Labels, varying
+from tonsor.shrink.product import matmul_like, nonzero
+from tonsor.shrink.value import Call, NoRule, Value
+
+
+def attention(call: Call, labels: Labels, /) -> Value:
+    """Join the heads of queries, keys and values; what is inside a head stays together."""
+    q, k, v = (call.given[name] for name in ("query", "key", "value"))
+    if call.given["dropout_p"]:
+        raise NoRule("it draws random numbers")
+    if call.given["enable_gqa"]:
+        k, v = (_repeated(value, q.shape[-3]) for value in (k, v))
+    q, k = (_whole(value, labels, call.name) for value in (q, k))
+    scores = _scores(call, q, k, labels)
+    v = _beneath(v, scores, labels, call.name)
+    mask = call.value("attn_mask")
+    if mask is not None:
+        scores = meet_values([scores, mask], scores.shape, labels, call.name)
+    for layer in scores.layers:
+        labels.settle(layer, [len(scores.shape) - 1], call.name)
+    made = matmul_like(replace(call, given={}), scores, v, labels)
+    moving = (v.live | nonzero(v)).any(-2, keepdim=True)
+    return Value(call.shape, made.layers, right(moving, len(call.shape)))
+
+
+def _scores(call: Call, q: Value, k: Value, labels: Labels) -> Value:
+    """Return queries times keys."""
+    batch = (torch.empty(q.shape[:-2], device="meta") + torch.empty(k.shape[:-2], device="meta")).shape
+    shape = (*batch, q.shape[-2], k.shape[-2])
+    turned = replace(k, shape=(*k.shape[:-2], k.shape[-1], k.shape[-2]), layers=_turned(k), real=None)
+    inner = Call(call.name, call.op, {}, [shape])
+    return matmul_like(inner, replace(q, real=None), turned, labels)
+
+
+def _turned(value: Value) -> tuple[Tensor, ...]:
+    """Return the layers with the last two dimensions swapped."""
+    return tuple(layer.mT for layer in value.layers)
+
+
+def _whole(value: Value, labels: Labels, name: str) -> Value:
+    """Let the last dimension keep its size: the scale of the scores depends on it."""
+    layers = (labels.settle(layer, [value.ndim - 1], name) for layer in value.layers)
+    kept = tuple(layer for layer in layers if value.ndim - 1 not in varying(layer))
+    return replace(value, layers=kept)
+
+
+def _repeated(value: Value, heads: int) -> Value:
+    """Return keys or values with each head repeated for the query heads that share it."""
+    times = heads // value.shape[-3]
+    shape = (*value.shape[:-3], heads, *value.shape[-2:])
+    layers = tuple(_repeat(layer, times) for layer in value.layers)
+    real = None if value.real is None else value.real.repeat_interleave(times, -3)
+    return replace(value, shape=shape, layers=layers, live=_repeat(value.live, times), real=real)
+
+
+def _repeat(tensor: Tensor, times: int) -> Tensor:
+    """Repeat each head if there are several."""
+    return tensor.repeat_interleave(times, -3) if tensor.ndim > 2 and tensor.shape[-3] > 1 else tensor
+
+
+def _beneath(v: Value, scores: Value, labels: Labels, name: str) -> Value:
+    """Let values that several heads share keep their size: the heads can go then."""
+    batch = v.ndim - 2
+    shared = {dim for dim in range(batch) if v.shape[dim] == 1}
+    if not any(varying(layer) & shared for layer in scores.layers):
+        return v
+    return _whole(v, labels, name)
