@@ -13,6 +13,8 @@ from tonsor.modes import evaluating
 from tonsor.shrink.collect import Group
 from tonsor.shrink.cut import cut_
 from tonsor.shrink.groups import ChannelGroups
+from tonsor.shrink.trace import MODEL_ERRORS
+from tonsor.shrink.trial import gone_from, graph_of
 
 WARM_UP = 2  # calls before the clock counts
 SECONDS = 0.25  # of timed calls a model, at most `CALLS` and at least three
@@ -113,7 +115,20 @@ def at_widths(model: nn.Module, groups: ChannelGroups, widths: Mapping[str, int]
     small = copy.deepcopy(model)
     with torch.no_grad():
         cut_(small, slices, {})
+    if not _runs(small, groups):
+        graph_of(model, groups, gone_from(groups, slices)).finish_(small)
     return small
+
+
+def _runs(small: nn.Module, groups: ChannelGroups) -> bool:
+    """Say whether the model's own code runs at the new sizes."""
+    args, kwargs = groups.trace.example
+    try:
+        with evaluating(small):
+            small(*args, **kwargs)
+    except MODEL_ERRORS:
+        return False
+    return True
 
 
 def _one_call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:

@@ -91,6 +91,8 @@ def shrink_(
     before = _count(model)
     for average in followers:
         follow_(average, masked, groups, plan, masks)
+        if isinstance(average, nn.Module):
+            trial.finish_(average)
     apply_masks_(named_tensors(model), masks)
     fresh = plan.apply_(model)
     trial.finish_(model)
