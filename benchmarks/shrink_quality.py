@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -162,10 +163,8 @@ def main() -> None:
     cache = parser.parse_args().cache
     cache.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
-    import torch_pruning
-
     runs, times = quality(cache), speed(cache)
-    peers = f"torch-pruning {torch_pruning.__version__}"
+    peers = f"torch-pruning {version('torch-pruning')}"
     command = "python benchmarks/shrink_quality.py"
     write_section("Shrinking: accuracy and speed-up", command, tables(runs, times), peers=peers)
 

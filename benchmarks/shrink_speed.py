@@ -10,6 +10,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 
 import torch
 from results import markdown, write_section
@@ -139,10 +140,8 @@ def peer_verdict(name: str) -> str:
 def main() -> None:
     """Write both tables."""
     warnings.simplefilter("ignore")
-    import torch_pruning
-
     torch.manual_seed(0)
-    peers = f"torch-pruning {torch_pruning.__version__}"
+    peers = f"torch-pruning {version('torch-pruning')}"
     head = ["model, tool", "find, s", "remove, s", "left", "afterwards", "stays"]
     table = markdown(head, speed())
     rows, count = right()

@@ -1,5 +1,6 @@
 """Traps of structured pruning in what a model computes, each seen in a tool that people use."""
 
+import copy
 import time
 
 import pytest
@@ -8,8 +9,9 @@ import torch.nn.functional as F  # noqa: N812 - as torch's own examples have it
 from torch import nn
 
 from cutting import X, conv_net, cut, weights
-from tonsor.prune import collect, taylor
+from tonsor.prune import collect, find_masks, taylor
 from tonsor.shrink import channel_groups, shrink_
+from tonsor.tensors import apply_masks_
 
 
 class Moved(nn.Module):
@@ -97,6 +99,41 @@ def test_what_others_raise_on_is_shrunk_or_says_why_it_stays(make):
     torch.testing.assert_close(small, masked, rtol=1e-9, atol=1e-9)
     assert told.after < told.before or not groups.groups
     assert all(group.reason for group in groups.frozen)
+
+
+class Attended(nn.Module):
+    """Attention whose keys and values may have fewer heads, and a gated feed-forward."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(8, 16), nn.Linear(8, 16 // shared), nn.Linear(8, 16 // shared)
+        self.o, self.gate, self.up, self.down = (
+            nn.Linear(16, 8),
+            *(nn.Linear(8, 12) for _ in range(2)),
+            nn.Linear(12, 8),
+        )
+
+    def forward(self, x):
+        q, k, v = (f(x).unflatten(-1, (-1, 4)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        h = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        x = x + self.o(h.transpose(1, 2).flatten(2))
+        return x + self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+@pytest.mark.parametrize(("shared", "heads"), [(1, 4), (2, 2)])
+def test_heads_are_cut_when_they_alone_are_asked_for_also_where_they_share_keys(shared, heads):
+    """A head is one unit of its group; keys and values go with the queries that share them."""
+    model, x = Attended(shared).double(), torch.randn(2, 5, 8).double()
+    groups = channel_groups(model, x).limited(only=["heads"])
+    assert {name: group.units for name, group in groups.groups.items()} == {"q.weight": heads}
+    masks = find_masks(weights(model), 0.5, pattern=groups)
+    masked = copy.deepcopy(model)
+    apply_masks_(dict(masked.named_parameters()), masks)
+    shrink_(model, groups, masks)
+    assert (model.q.out_features, model.k.out_features, model.up.out_features) == (8, 8 // shared, 12)
+    torch.testing.assert_close(model(x + 1), masked(x + 1))
+    without = channel_groups(model, x).limited(only=["inner"])
+    assert list(without.groups) == ["gate.weight"]
 
 
 def test_a_constant_channel_goes_into_the_bias_of_who_reads_it():

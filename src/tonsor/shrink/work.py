@@ -133,7 +133,8 @@ class _Counter:
             return _largest(flows, self.trace)
         live = [flow for flow in flows if not flow.constant]
         if name == "aten.add" and len(live) == 2 and live[0].made and live[1].made:
-            self.added |= live[0].made | live[1].made
+            apart = live[0].made != live[1].made  # else it is a function of one tensor, as GELU or a rotation
+            self.added |= live[0].made | live[1].made if apart else NOTHING
         factors = FACTORS.get(name)
         if factors is None:
             table = next((flow for flow in flows if flow.weight), Flow())
