@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from tonsor.examples.models import resnet
 from tonsor.report import latency, size
-from tonsor.shrink import shrink_to
+from tonsor.shrink import channel_groups, shrink_to
 
 SEEDS, FACTORS = 3, (2, 4, 8)
 STEPS, TUNING = 860, 215  # of 128 images: two epochs dense, half a one after the cut
@@ -55,10 +55,11 @@ def by_ratio(model: nn.Module, example: Tensor, factor: int, *, everywhere: bool
     return found
 
 
-def by_target(model: nn.Module, example: Tensor, factor: int) -> nn.Module:
+def by_target(model: nn.Module, example: Tensor, factor: int, *, multiple: int = 1) -> nn.Module:
     """Return the model shrunk to its share of the work."""
     small = copy.deepcopy(model)
-    shrink_to(small, example, macs=1 / factor)
+    groups = channel_groups(small, example).limited(multiple_of=multiple)
+    shrink_to(small, example, groups=groups, macs=1 / factor)
     return small
 
 
@@ -109,16 +110,18 @@ def measured(lab: Lab, tool: str, factor: int) -> dict:
 def speed(cache: Path) -> list[dict]:
     """Measure the time of both networks, each model in turns with the dense one."""
     path = cache / "speed.jsonl"
+    wide, image = partial(resnet, width=64, blocks=(2, 2, 2)), torch.randn(1, 1, 32, 32)
     nets = {
-        "ResNet 14 x 14": (Lab(NET, 0, cache).dense, torch.randn(1, 1, 14, 14), 40),
-        "wide ResNet 32 x 32": (lambda: resnet(width=64, blocks=(2, 2, 2)), torch.randn(1, 1, 32, 32), 5),
+        "ResNet 14 x 14": (Lab(NET, 0, cache).dense, torch.randn(1, 1, 14, 14), 40, 1),
+        "wide ResNet 32 x 32": (wide, image, 5, 1),
+        "wide ResNet, multiples of 16": (wide, image, 5, 16),
     }
-    for (name, (build, example, rounds)), factor in itertools.product(nets.items(), FACTORS):
+    for (name, (build, example, rounds, multiple)), factor in itertools.product(nets.items(), FACTORS):
         head = {"net": name, "factor": factor}
         if any(head.items() <= row.items() for row in read(path)):
             continue
         dense = build()
-        small = by_target(dense, example, factor)
+        small = by_target(dense, example, factor, multiple=multiple)
         ratio = size(dense, example)["macs"] / size(small, example)["macs"]
         times = latency({"dense": dense, "small": small}, example, batches=(1, 64), rounds=rounds)
         faster = {b: times["dense"][b]["median"] / times["small"][b]["median"] for b in ("1", "64")}

@@ -107,11 +107,8 @@ class Attended(nn.Module):
     def __init__(self, shared):
         super().__init__()
         self.q, self.k, self.v = nn.Linear(8, 16), nn.Linear(8, 16 // shared), nn.Linear(8, 16 // shared)
-        self.o, self.gate, self.up, self.down = (
-            nn.Linear(16, 8),
-            *(nn.Linear(8, 12) for _ in range(2)),
-            nn.Linear(12, 8),
-        )
+        self.gate, self.up = nn.Linear(8, 12), nn.Linear(8, 12)
+        self.o, self.down = nn.Linear(16, 8), nn.Linear(12, 8)
 
     def forward(self, x):
         q, k, v = (f(x).unflatten(-1, (-1, 4)).transpose(1, 2) for f in (self.q, self.k, self.v))
