@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from prune_lab import NETS, Lab
 from results import markdown, write_section
-from shrink_models import peer_pruner
+from shrink_peer import peer_pruner
 from torch import Tensor, nn
 
 from tonsor.examples.models import resnet

@@ -14,7 +14,7 @@ from importlib.metadata import version
 
 import torch
 from results import markdown, write_section
-from shrink_models import LARGE, peer_checked, peer_pruner
+from shrink_peer import LARGE, peer_checked, peer_pruner
 from torch import Tensor, nn
 
 from tonsor.prune import find_masks
