@@ -95,6 +95,7 @@ class Interpreter:
                 for layer in value.layers:
                     self.labels.freeze(layer, OUTPUT)
             self.labels.square()
+            self.labels.still()
 
     def _next(self) -> int:
         """Return the first label that no entry has yet."""

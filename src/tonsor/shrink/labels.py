@@ -9,6 +9,8 @@ from torch import Tensor
 THROUGH, PRODUCER, CONSUMER = 0, 1, 2  # what a weight's slice does to its channel; 3 is both
 INNER = "inside a kernel"  # the reason of dimensions that are no channels: they are not reported
 
+UNUSED = "no layer makes or reads it"
+
 
 def varying(layer: Tensor) -> set[int]:
     """Return the dimensions along which a compact layer is not constant."""
@@ -97,6 +99,13 @@ class Labels:
     def mark(self, layer: Tensor, role: int) -> None:
         """Note what the slices behind the labels do."""
         self.role[layer.reshape(-1)] |= role
+
+    def still(self) -> None:
+        """Freeze what no weight makes or reads, as places in a table of which the example uses some."""
+        roots = self.flatten()
+        used = torch.zeros_like(roots, dtype=torch.bool)
+        used[roots[self.role > 0]] = True
+        self.freeze((~used[roots]).nonzero().flatten(), UNUSED)
 
     def tidy(self, layer: Tensor) -> Tensor:
         """Return the layer in roots, of size 1 along the dimensions where it does not vary."""

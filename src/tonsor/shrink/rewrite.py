@@ -62,6 +62,8 @@ class Rewriter:
             self._split_(node, old, new)
         elif name in ("aten.slice", "aten.narrow"):
             self._part_(node, old[0], name)
+        elif name == "aten.gather":
+            self._index_(node, new[0])
         elif name.startswith("aten.conv"):
             self._groups_(node)
         self._shapes_(node, old[0].shape, new[0])
@@ -137,6 +139,16 @@ class Rewriter:
             if isinstance(before, int) and before != number and 0 < before <= len(stays):
                 self._note(node, before, number)
             self._set_(node, argument, number)
+
+    def _index_(self, node: Any, new: tuple[int, ...]) -> None:
+        """Cut an index that was widened to channels to those that are left."""
+        index = node.args[2]
+        had = self.kept.shape(self.value(index))
+        for dim in (dim for dim in range(len(new)) if had[dim] > new[dim]):
+            with node.graph.inserting_before(node):
+                args = (index, dim, 0, new[dim])
+                index = node.graph.call_function(torch.ops.aten.slice.Tensor, args)
+        node.args = (*node.args[:2], index, *node.args[3:])
 
     def _groups_(self, node: Any) -> None:
         """Give a depthwise convolution as many groups as channels are left."""

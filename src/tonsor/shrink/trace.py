@@ -1,6 +1,7 @@
 """A model's exported graph, and who its inputs are."""
 
 import inspect
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ def trace_of(
     from torch.utils._pytree import tree_leaves
 
     program = _export(model, args, dict(kwargs), batch)
-    program.graph.eliminate_dead_code()
+    _tidy_(program.graph)
     tensors = named_tensors(model)
     names = first_names(tensors)
     sources, constants, placeholders = {}, {}, []
@@ -94,6 +95,15 @@ def trace_of(
     example = (args, dict(kwargs))
     specs = (program.call_spec.in_spec, program.call_spec.out_spec)
     return Trace(program.graph, sources, constants, inputs, names, shapes, buffers, example, specs)
+
+
+def _tidy_(graph: Any) -> None:
+    """Take out of a graph what does nothing: results that nobody uses, slices that take everything."""
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten.slice.Tensor and node.args[2:] == (0, sys.maxsize):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -67,14 +67,19 @@ def triangle(call: Call, labels: Labels, /) -> Value:
 
 
 def gather(call: Call, labels: Labels, /) -> Value:
-    """Choose places along one dimension: no channel may be lost along it, others go with the index."""
+    """Choose places along one dimension: no channel may be lost along it, others go with the index.
+
+    An index without labels along another dimension was widened to it, and is cut to what is left.
+    """
     value, index = call.given["self"], call.given["index"]
     dim = dims_of(call.given["dim"], value.ndim)[0]
     sizes = [1 if own == dim else size for own, size in enumerate(value.shape)]
     whole = _without(value, dim, index.shape, labels, call.name)
     chosen = _without(index, dim, index.shape, labels, call.name)
     kept = Value(tuple(sizes), whole, value.live.any().reshape((1,) * value.ndim), value.fixed)
-    places = Value(call.shape, chosen, index.live.any().reshape((1,) * value.ndim), index.fixed)
+    labelled = {own for layer in chosen for own in varying(layer)}
+    widened = tuple(size if own in labelled | {dim} else 1 for own, size in enumerate(call.shape))
+    places = Value(widened, chosen, index.live.any().reshape((1,) * value.ndim), index.fixed)
     return meet_values([kept, places], call.shape, labels, call.name)
 
 

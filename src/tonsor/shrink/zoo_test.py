@@ -125,6 +125,7 @@ def test_what_is_frozen_by_its_norms_says_so_and_is_left_as_it_is(family):
     assert any(reason in group.reason for group in groups.frozen)
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch.export says it of every LSTM
 @pytest.mark.parametrize("family", ["ResNeXt", "ViT", "Sequencer"])
 def test_a_shrunk_network_is_exported_and_shrunk_again(family):
     model, x = ready(FAMILIES[family])
