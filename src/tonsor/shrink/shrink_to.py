@@ -19,7 +19,7 @@ from tonsor.shrink.widths import Curves, Widths, least_cut, losses
 
 Scores: TypeAlias = Mapping[str, Tensor] | Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 Tables: TypeAlias = dict[str, dict[int, float]]
-FAINT = 1e-3  # of its share of the multiplications: what a cut is worth where no time was measured
+FAINT = 0.3  # of its share of the multiplications: what a cut is worth where alone it won no time
 
 
 @dataclass(frozen=True)

@@ -118,21 +118,30 @@ def least_cut(
             high, narrow = middle, at
         else:
             low, wide = middle, at
-    return _filled(curves, cost, bound, narrow, wide) if exact else narrow
+    return _filled(curves, cost, bound, narrow, wide, exact)
 
 
 def _filled(
-    curves: Curves, cost: Callable[[Widths], float], bound: float, narrow: Widths, wide: Widths
+    curves: Curves, cost: Callable[[Widths], float], bound: float, narrow: Widths, wide: Widths, exact: bool
 ) -> Widths:
-    """Return the narrow widths with steps towards the wide ones, the dearest loss first, while they fit."""
+    """Return the narrow widths with steps towards the wide ones, the dearest loss first, while they fit.
+
+    Where costs are measured, how many steps fit is sought by halving.
+    """
     steps = []
     for name in narrow:
         between = [width for width in curves.allowed[name] if narrow[name] <= width <= wide[name]]
         for width, wider in pairwise(between):
             steps.append((curves.loss[name][wider] - curves.loss[name][width], wider, name))
     found = dict(narrow)
-    for _, width, name in sorted(steps):
-        wider_by_one = {**found, name: width}
-        if cost(wider_by_one) <= bound:
-            found = wider_by_one
+    if exact:
+        for _, width, name in sorted(steps):
+            if cost({**found, name: width}) <= bound:
+                found[name] = width
+        return found
+    low, high = 0, len(steps) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        at = narrow | {name: width for _, width, name in sorted(steps)[:middle]}
+        low, high, found = (middle, high, at) if cost(at) <= bound else (low, middle, found)
     return found
