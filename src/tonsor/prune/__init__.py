@@ -53,6 +53,7 @@ from tonsor.prune.patterns import Channel as Channel
 from tonsor.prune.patterns import Element as Element
 from tonsor.prune.protocol import Collector as Collector
 from tonsor.prune.protocol import Importance as Importance
+from tonsor.prune.protocol import Limited as Limited
 from tonsor.prune.protocol import Masking as Masking
 from tonsor.prune.protocol import Masks as Masks
 from tonsor.prune.protocol import Pattern as Pattern

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tonsor.prune.by_weight import magnitude
 from tonsor.prune.patterns import Element
-from tonsor.prune.protocol import Importance, Masks, Pattern, Scope, Stats
+from tonsor.prune.protocol import Importance, Limited, Masks, Pattern, Scope, Stats
 from tonsor.prune.scopes import across
 from tonsor.prune.scores import Computed, score
 from tonsor.spelling import unknown
@@ -91,7 +91,10 @@ class Ready:
 
     def masks(self, scope: Scope, sparsity: float) -> Masks:
         """Return the masks of a sparsity."""
-        found = self.pattern.expand(scope(self.units, sparsity), self.weights)
+        keep: Mapping[str, Tensor] = scope(self.units, sparsity)
+        if isinstance(self.pattern, Limited):
+            keep = self.pattern.limit(keep, self.units)
+        found = self.pattern.expand(keep, self.weights)
         return {name: self._mask(found, name, weight) for name, weight in self.weights.items()}
 
     def _mask(self, found: Mapping[str, Tensor], name: str, weight: Tensor) -> Tensor:

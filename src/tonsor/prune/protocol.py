@@ -55,6 +55,23 @@ class Pattern(Protocol):
         ...
 
 
+@runtime_checkable
+class Limited(Pattern, Protocol):
+    """Be a pattern that holds limits, as a least number of units: what a scope has chosen is corrected by it.
+
+    `tonsor.shrink.ChannelGroups` is one.
+
+    Example:
+        >>> from tonsor.prune import Channel
+        >>> isinstance(Channel(), Limited)
+        False
+    """
+
+    def limit(self, keep: Mapping[str, Tensor], units: Mapping[str, Tensor], /) -> dict[str, Tensor]:
+        """Return the choice as it may be, given the scores of the units."""
+        ...
+
+
 class Scope(Protocol):
     """Choose the units that stay: say who competes with whom.
 

@@ -1,6 +1,6 @@
 """Build what a recipe names: every rule found, bound and tried before anything is trained."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,47 +9,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from tonsor import clip, compress, constrain, export, prune
+from tonsor import prune
 from tonsor.recipe import manners, trial
 from tonsor.recipe.binding import Mistakes, bind, bind_rule, missing, resolve
 from tonsor.recipe.bounded import measure
-from tonsor.recipe.losses import LOSSES, METRICS
+from tonsor.recipe.coupled import Coupled
 from tonsor.recipe.read import RecipeError
 from tonsor.recipe.schema import Named, PrunePass, Recipe, Retraining, Rule, Training
+from tonsor.recipe.tables import COUPLED, PARTS, TABLES
 from tonsor.schedule import SCHEDULES
 from tonsor.spelling import unknown
-
-COUPLED = "channel_groups"  # the pattern that is read off the model itself, by the shrink room
-
-# The tables of the parts that `clip = { rule = "Clip", measure = ..., threshold = ..., action = ... }` joins.
-PARTS: dict[str, Mapping[str, Callable[..., Any]]] = {
-    "measure": clip.MEASURES,
-    "threshold": clip.THRESHOLDS,
-    "action": clip.ACTIONS,
-}
-
-# Every kind of rule a recipe may name, with its table; what `tonsor list` shows.
-TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
-    "optimizer": {
-        name: kind
-        for name, kind in vars(torch.optim).items()
-        if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
-    },
-    "schedule": SCHEDULES,
-    "clip": {**clip.RULES, "Clip": clip.Clip},
-    **PARTS,
-    "constrain": constrain.RULES,
-    "compress": {**compress.RULES, **compress.WRAPPERS},
-    "importance": prune.IMPORTANCES,
-    "pattern": prune.PATTERNS,
-    "scope": prune.SCOPES,
-    "budget": prune.COSTS,
-    "regrow": prune.REGROWS,
-    "distill": prune.DISTILLATIONS,
-    "loss": LOSSES,
-    "metric": METRICS,
-    "export": export.FORMATS,
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +37,7 @@ class Methods:
 
 @dataclass(frozen=True)
 class Cut:
-    """Hold what a pass of pruning uses, bound; no pattern means the coupled channels of the model.
+    """Hold what a pass of pruning uses, bound; a pattern that is `Coupled` is read off the model.
 
     The schedule leads to the sparsity it is given as `final`.
     """
@@ -128,8 +97,7 @@ def cut(section: PrunePass, place: str, mistakes: Mistakes) -> Cut:
         kind: bind_rule(TABLES[kind], named, f"{place}.{kind}", mistakes)
         for kind, named in (("importance", section.importance), ("scope", section.scope))
     }
-    is_coupled = section.pattern.rule == COUPLED and not section.pattern.settings
-    table = {**TABLES["pattern"], COUPLED: prune.Element}
+    table = {**TABLES["pattern"], COUPLED: Coupled}
     pattern = bind_rule(table, section.pattern, f"{place}.pattern", mistakes)
     importance, scope = bound["importance"], bound["scope"]
     sparsity = section.sparsity or 0.0
@@ -140,7 +108,7 @@ def cut(section: PrunePass, place: str, mistakes: Mistakes) -> Cut:
     regrow, moved, pressed = section.regrow, section.regrow_schedule, section.penalty
     return Cut(
         importance=importance or prune.magnitude,
-        pattern=None if is_coupled else pattern,
+        pattern=pattern,
         scope=scope or prune.across,
         budget=_budget(section.budget, f"{place}.budget", mistakes),
         schedule=_schedule(manners.ramp(section), f"{place}.schedule", mistakes, levels),

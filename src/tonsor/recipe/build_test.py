@@ -4,9 +4,10 @@ from torch import Tensor
 from tonsor.clip import RULES as CLIP
 from tonsor.prune import IMPORTANCES
 from tonsor.recipe.binding import Mistakes, bind, bind_rule, resolve
-from tonsor.recipe.build import TABLES, check_rules, cut, methods
+from tonsor.recipe.build import check_rules, cut, methods
 from tonsor.recipe.read import RecipeError
 from tonsor.recipe.schema import PrunePass, Recipe, Rule, Training
+from tonsor.recipe.tables import TABLES
 
 
 def sample(first: Tensor, /, *, count: int = 1, rates: tuple[float, float] = (0.1, 0.2), name: str) -> None:
@@ -162,6 +163,11 @@ def test_a_value_out_of_range_is_told_before_anything_is_trained(section, told):
         ({"budget": "macs"}, "prune.0.budget: prune.Budget: give either share or limit"),
         ({"budget": {"rule": "macs", "share": "half"}}, "prune.0.budget.share:"),
         ({"budget": {"rule": "parameters", "bits": 8, "share": 0.5}}, "prune.0.budget: unknown key 'bits'"),
+        (
+            {"pattern": {"rule": "channel_groups", "normalise": "men"}},
+            "prune.0.pattern: shrink.ChannelGroups: ",
+        ),
+        ({"pattern": {"rule": "channel_groups", "at_least": 0}}, "prune.0.pattern: shrink.Limits: at_least"),
     ],
 )
 def test_a_wrong_cut_is_told(keys, told):

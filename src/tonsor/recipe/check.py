@@ -6,11 +6,13 @@ from typing import Any
 
 from tonsor.modes import call
 from tonsor.recipe.binding import Mistakes, tunable, wraps
-from tonsor.recipe.build import COUPLED, TABLES, check_rules, methods
+from tonsor.recipe.build import check_rules, methods
 from tonsor.recipe.context import Run
+from tonsor.recipe.coupled import Coupled
 from tonsor.recipe.folder import RunFolder
 from tonsor.recipe.schema import PrunePass, Recipe
 from tonsor.recipe.selection import prunable
+from tonsor.recipe.tables import COUPLED, TABLES
 from tonsor.shrink import channel_groups
 from tonsor.spelling import unknown
 
@@ -92,7 +94,7 @@ def describe(kind: str | None = None) -> Iterator[str]:
             yield name
             rules = {rule: _keys(function) for rule, function in table.items()}
             if name == "pattern":
-                rules[COUPLED] = ""
+                rules[COUPLED] = _keys(Coupled)
             width = max(len(rule) for rule in rules)
             for rule, keys in rules.items():
                 yield f"  {rule:<{width}}  {keys}".rstrip()

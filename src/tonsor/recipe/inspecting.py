@@ -21,6 +21,7 @@ from tonsor.recipe.reporting import SENSITIVITY, add_to_report
 from tonsor.recipe.run import run_stages
 from tonsor.recipe.schema import Recipe, Rule
 from tonsor.recipe.selection import prunable
+from tonsor.recipe.tables import TABLES
 from tonsor.report import sensitivities
 from tonsor.tensors import fingerprint
 
@@ -141,10 +142,8 @@ def inspect_sensitivity(run: Run, text: str | None, question: Question) -> dict[
 def _finder(question: Question) -> tuple[Callable[..., Masks], Callable[..., Tensor]]:
     """Return what finds the masks of one weight, and its importance."""
     mistakes = Mistakes()
-    importance = bind_rule(
-        build.TABLES["importance"], Rule(rule=question.importance), "--importance", mistakes
-    )
-    kind = bind_rule(build.TABLES["pattern"], Rule(rule=question.pattern), "--pattern", mistakes)
+    importance = bind_rule(TABLES["importance"], Rule(rule=question.importance), "--importance", mistakes)
+    kind = bind_rule(TABLES["pattern"], Rule(rule=question.pattern), "--pattern", mistakes)
     if importance is None or kind is None:
         raise RecipeError("inspect sensitivity", mistakes.found)
     pattern: Any = kind

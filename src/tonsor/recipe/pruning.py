@@ -24,6 +24,7 @@ from tonsor.recipe.batches import Batches, mix, place
 from tonsor.recipe.binding import Mistakes, tunable
 from tonsor.recipe.build import Cut
 from tonsor.recipe.context import Run
+from tonsor.recipe.coupled import Coupled
 from tonsor.recipe.driving import Finding, driver, gathering
 from tonsor.recipe.fit import Fit
 from tonsor.recipe.job import Job, sparsity
@@ -85,7 +86,9 @@ def _prepared(
     samples = calibration(run, data, section, label)
     loss, names = build.methods(section, label, Mistakes()).loss, needs(cut.importance)
     calibrate = partial(collect, model, samples, names=names, weights=weights, loss=loss)
-    pattern = cut.pattern or channel_groups(model, samples[0][0])
+    pattern = cut.pattern
+    if isinstance(pattern, Coupled):
+        pattern = pattern.of(channel_groups(model, samples[0][0]))
     parts: dict[str, Any] = {"importance": cut.importance, "pattern": pattern, "scope": cut.scope}
     budget = _with_positions(cut.budget, run, model, data, weights)
 

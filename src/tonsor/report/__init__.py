@@ -17,6 +17,8 @@ from tonsor.report.classes import wilson as wilson
 from tonsor.report.compare import compare as compare
 from tonsor.report.curves import curves as curves
 from tonsor.report.curves import norms as norms
+from tonsor.report.front import front as front
+from tonsor.report.front import front_plot as front_plot
 from tonsor.report.measure import latency as latency
 from tonsor.report.measure import size as size
 from tonsor.report.page import render as render

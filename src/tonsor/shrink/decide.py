@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from tonsor.shrink.groups import ChannelGroups
+from tonsor.shrink.limits import Limits
 from tonsor.shrink.survey import Reading
 
 LAST = "the last one of its group"
+LIMIT = "a limit keeps it"
 PADDED = "constant, but zeros are padded around it"
 HOMELESS = "constant, but no bias can take it"
 
@@ -40,7 +42,7 @@ def decide(
     """Find the units that nobody reads, or of which only a constant is read that a bias can take.
 
     What a removed unit reads needs nobody: units are removed until nothing changes. One unit of each
-    group stays.
+    group stays, or as many as its limits ask for.
 
     Args:
         groups: The groups.
@@ -65,9 +67,10 @@ def decide(
     while True:
         next_gone = may & ~_blocked(readings, gone)
         for group in free:
-            if bool(next_gone[group.roots].all()):
-                late = group.roots[~gone[group.roots]]
-                next_gone[late[0]] = False
+            dead = next_gone[group.roots]
+            live = group.units - int(dead.sum())
+            late = group.roots[dead & ~gone[group.roots]]
+            next_gone[late[: groups.limits.needed(group.name, group.units, live) - live]] = False
         if torch.equal(next_gone, gone):
             break
         gone = next_gone
@@ -90,10 +93,11 @@ def _stays(
     """Return the units that do nothing but stay, counted by group and reason."""
     why = _idle(readings, gone)
     found: Counter[tuple[str, str]] = Counter()
+    last = LAST if groups.limits == Limits() else LIMIT
     for group in (*groups.groups.values(), *groups.frozen):
         for root in group.roots.tolist():
             if root in why and not gone[root]:
-                found[group.name, group.reason or why[root]] += 1
+                found[group.name, group.reason or why[root] or last] += 1
     return tuple((name, count, reason) for (name, reason), count in found.items())
 
 
@@ -109,4 +113,4 @@ def _idle(readings: Sequence[Reading], gone: Tensor) -> dict[int, str]:
         reason = HOMELESS if reading.bare else PADDED
         held |= dict.fromkeys(reading.columns[blocked & reading.steady].tolist(), reason)
     idle = (read & ~needed).nonzero().flatten().tolist()
-    return {root: held.get(root, LAST) for root in idle}
+    return {root: held.get(root, "") for root in idle}

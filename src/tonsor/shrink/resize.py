@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tonsor.shrink.attributes import check_attributes
 from tonsor.shrink.cut import cut_
-from tonsor.shrink.groups import channel_groups
+from tonsor.shrink.find import channel_groups
 from tonsor.shrink.survey import BIASED
 from tonsor.shrink.trace import first_names, named_tensors
 from tonsor.shrink.trial import Trial, gone_from, graph_of

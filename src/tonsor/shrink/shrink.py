@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from tonsor.modes import evaluating
+from tonsor.sharded import is_sharded
 from tonsor.shrink.cut import slice_state
 from tonsor.shrink.decide import decide
+from tonsor.shrink.followed import Average, averages, check_average, follow_
 from tonsor.shrink.groups import ChannelGroups
 from tonsor.shrink.plan import Plan, plan_for
 from tonsor.shrink.proof import Unequal
@@ -25,6 +27,7 @@ def shrink_(
     groups: ChannelGroups,
     masks: Mapping[str, Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    ema: Average | Sequence[Average] | None = None,
 ) -> Shrunk:
     r"""Remove the units of a model that do nothing, in place, and prove that nothing else changed.
 
@@ -53,13 +56,17 @@ def shrink_(
         masks: Masks by parameter name, true where the weight stays; zeros are written. `None` takes the
             zeros that are there.
         optimizer: Its state of each sliced parameter is sliced alike, and new biases are added to it.
+            Schedulers and gradient scalers go on with it.
+        ema: Averages of the weights, masked and sliced alike, in place: an `AveragedModel`, a copy of the
+            model, tensors by parameter name, or several of these.
 
     Returns:
         What was removed, what could not be, and the largest difference.
 
     Raises:
-        ValueError: If groups or masks are another model's, if the optimizer's state cannot be sliced, or
-            if the sliced model does not run or differs. The model is then as it was, bit for bit.
+        ValueError: If groups, masks or averages are another model's, if the model is wrapped or sharded,
+            if the optimizer's state cannot be sliced, or if the sliced model does not run or differs. The
+            model is then as it was, bit for bit.
 
     Example:
         >>> from tonsor.shrink import channel_groups
@@ -74,6 +81,9 @@ def shrink_(
     """
     masks = dict(masks or {})
     _check(model, groups, masks)
+    followers = averages(ema)
+    for average in followers:
+        check_average(average, model)
     masked = _copied(model)
     apply_masks_(named_tensors(masked), masks)
     with evaluating(masked):
@@ -82,6 +92,10 @@ def shrink_(
     trial, plan = _proved(masked, plan, groups, readings) if plan.decision.removed else (Trial(0.0), plan)
     state = slice_state(optimizer, named_tensors(model), plan.slices) if optimizer else {}
     before = _count(model)
+    for average in followers:
+        follow_(average, masked, groups, plan, masks)
+        if isinstance(average, nn.Module):
+            trial.finish_(average)
     apply_masks_(named_tensors(model), masks)
     fresh = plan.apply_(model)
     trial.finish_(model)
@@ -91,10 +105,19 @@ def shrink_(
 
 
 def _check(model: nn.Module, groups: ChannelGroups, masks: Mapping[str, Tensor]) -> None:
-    """Refuse groups and masks that are another model's."""
+    """Refuse groups and masks that are another model's, and a model that is not there as a whole."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            "shrink.shrink_: DistributedDataParallel has buffers of the old sizes; shrink its `.module` on "
+            "every worker, drop the wrapper and wrap the module anew. Optimizer and scheduler stay"
+        )
     tensors = named_tensors(model)
     for name, shape in groups.trace.shapes.items():
         got = tuple(tensors[name].shape) if name in tensors else None
+        if got is not None and is_sharded(tensors[name]):
+            raise ValueError(
+                f"shrink.shrink_: '{name}' is sharded over processes; shrink the whole model, then shard it"
+            )
         if got != shape:
             raise ValueError(
                 f"shrink.shrink_: the groups were found in a model whose '{name}' has shape {shape}; "

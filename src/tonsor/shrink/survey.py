@@ -70,7 +70,7 @@ def survey(model: nn.Module, groups: ChannelGroups) -> list[Reading]:
         groups: Its groups.
 
     Example:
-        >>> from tonsor.shrink.groups import channel_groups
+        >>> from tonsor.shrink import channel_groups
         >>> model = nn.Sequential(nn.Linear(1, 2), nn.Sigmoid(), nn.Linear(2, 1))
         >>> model[0].weight.data[0], model[0].bias.data[0] = 0.0, 0.0
         >>> reading = survey(model, channel_groups(model, torch.ones(1, 1)))[1]
