@@ -13,7 +13,8 @@ from tonsor.shrink.units import NORMALISERS, REDUCTIONS
 
 X = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
 BATCHES = [(X, torch.arange(64) % 3)]
-TUNED = {"n_of_m": {}, "by_table": {}, "uniform_plus": {"last": 0.5}}
+SPARSITY = {"uniform_plus": 0.4}  # it spares the first of the three groups
+OF_IMAGES = {"hrank", "slimming"}  # ask for feature maps, or for a normalisation
 
 
 def network():
@@ -29,8 +30,20 @@ def network():
     )
 
 
+def image_network():
+    torch.manual_seed(0)
+    layers = []
+    for inputs, outputs in ((6, 24), (24, 16), (16, 32)):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 3))
+
+
 def weights(model):
     return {name: weight for name, weight in model.named_parameters() if weight.ndim > 1}
+
+
+def convolutions(model):
+    return {name: weight for name, weight in weights(model).items() if weight.ndim == 4}
 
 
 def kept(model):
@@ -39,14 +52,19 @@ def kept(model):
 
 @pytest.mark.parametrize("name", IMPORTANCES)
 def test_every_importance_cuts_groups_that_can_be_sliced(name):
-    model, importance = network(), IMPORTANCES[name]
-    groups = channel_groups(model, X).scored(normalise="mean").limited(multiple_of=4)
-    loss = nn.functional.cross_entropy
-    stats = collect(model, BATCHES, names=needs(importance), weights=weights(model), loss=loss)
-    masks = find_masks(weights(model), 0.5, stats=stats, importance=importance, pattern=groups)
+    importance, loss = IMPORTANCES[name], nn.functional.cross_entropy
+    model, inputs, scored = network(), X, weights
+    if name in OF_IMAGES:
+        model, inputs = image_network(), X[..., None, None] * torch.rand(64, 6, 5, 5)
+        scored = convolutions
+    groups = channel_groups(model, inputs).scored(normalise="mean").limited(multiple_of=4)
+    batches = [(inputs, BATCHES[0][1])]
+    stats = collect(model, batches, names=needs(importance), weights=scored(model), loss=loss)
+    masks = find_masks(scored(model), 0.5, stats=stats, importance=importance, pattern=groups)
     told = shrink_(model, groups, masks)
-    assert 25 <= sum(kept(model)) <= 48
-    assert all(count % 4 == 0 for count in kept(model))
+    left = [len(model.get_parameter(weight)) for weight in list(weights(model))[:3]]
+    assert 25 <= sum(left) <= 48
+    assert all(count % 4 == 0 for count in left)
     assert told.max_difference < 1e-5
 
 
@@ -54,11 +72,11 @@ def test_every_importance_cuts_groups_that_can_be_sliced(name):
 def test_every_scope_keeps_the_limits_and_the_order_of_the_scores(name):
     model = network()
     groups = channel_groups(model, X).limited(multiple_of=4, at_least=8)
-    scope = partial(SCOPES[name], **TUNED.get(name, {}))
+    scope, sparsity = SCOPES[name], SPARSITY.get(name, 0.5)
     units = groups.reduce({name: w.abs() for name, w in weights(model).items()})
-    keep = groups.limit(scope(units, 0.5), units)
+    keep = groups.limit(scope(units, sparsity), units)
     assert all(int(stays.sum()) in range(8, 33, 4) for stays in keep.values())
-    masks = find_masks(weights(model), 0.5, pattern=groups, scope=scope)
+    masks = find_masks(weights(model), sparsity, pattern=groups, scope=scope)
     shrunk = shrink_(model, groups, masks)
     assert all(count in range(8, 33, 4) for count in kept(model))
     assert {k: sorted(v) for k, v in shrunk.removed.items()} == {
