@@ -13,7 +13,7 @@ from tonsor.examples.data import fashion_mnist
 from tonsor.examples.models import lenet_5, lenet_300_100, resnet
 from tonsor.files import read_tensors, write_tensors
 from tonsor.modes import evaluating
-from tonsor.prune import apply_masks_, collect, find_masks, needs
+from tonsor.prune import Pruner, apply_masks_, collect, find_masks, mask_gradients_, needs
 from tonsor.schedule import cosine
 
 BATCH = 128
@@ -100,6 +100,7 @@ class Lab:
         first: int = 0,
         rate: float = 1.0,
         masks: Mapping[str, Tensor] | None = None,
+        pruner: Pruner | None = None,
         after_step: Callable[[int], None] = lambda step: None,
     ) -> None:
         """Train with momentum and a cosine rate that ends at zero; masked weights stay zero."""
@@ -113,7 +114,14 @@ class Lab:
                 group["lr"] = self.net.rate * rate * cosine(step - 1, initial=1.0, final=0.0, stop=steps)
             optimizer.zero_grad()
             cross_entropy(model(inputs), targets).backward()
+            if pruner is not None:
+                pruner.observe()
+                masks = pruner.masks
+            mask_gradients_(named, masks or {})
             optimizer.step()
+            if pruner is not None:
+                pruner.step(optimizer)
+                masks = pruner.masks
             apply_masks_(named, masks or {})
             after_step(step)
 
@@ -135,8 +143,8 @@ class Lab:
         """Return the weights that are pruned: those of two or more dimensions."""
         return {name: p for name, p in model.named_parameters() if p.ndim > 1}
 
-    def masks(self, model: nn.Module, sparsity: float, /, *, importance, **parts) -> Masks:
+    def masks(self, model: nn.Module, sparsity: float, /, *, importance, weights=None, **parts) -> Masks:
         """Find masks, with the statistics that the importance asks for."""
-        weights, names = self.weights(model), needs(importance)
+        weights, names = weights or self.weights(model), needs(importance)
         stats = collect(model, self.samples(), names=names, weights=weights, loss=cross_entropy)
         return find_masks(weights, sparsity, importance=importance, stats=stats, **parts)

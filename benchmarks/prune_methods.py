@@ -5,10 +5,12 @@ from functools import partial
 
 from prune_lab import Lab, Masks
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from tonsor import prune
 from tonsor.prune import Pruner, apply_masks_
-from tonsor.schedule import cubic
+from tonsor.schedule import cosine, cubic
+from tonsor.shrink import channel_groups
 
 EARLY = 0.1  # the early step that is rewound to, as a share of the dense training
 ROUND = 0.2  # what an iterative round removes of what is left
@@ -22,13 +24,110 @@ def one_shot(importance: Callable, lab: Lab, sparsity: float, **parts) -> tuple[
     return model, masks
 
 
+def flowing(lab: Lab, sparsity: float) -> tuple[nn.Module, Masks]:
+    """Prune by synaptic flow in a hundred rounds, as its paper asks."""
+    model = lab.dense()
+    weights, images = lab.weights(model), lab.samples()[:1]
+
+    def collect() -> prune.Stats:
+        return prune.collect(model, images, names=["synaptic_flow"], weights=weights)
+
+    find = partial(prune.find_masks, importance=prune.synflow)
+    masks = prune.find_in_rounds(weights, sparsity, find=find, collect=collect)
+    apply_masks_(weights, masks)
+    return model, masks
+
+
+def surgeon(lab: Lab, sparsity: float) -> tuple[nn.Module, Masks]:
+    """Prune by the inverse Fisher matrix, and let the weights that stay make up for those that go."""
+    model = lab.dense()
+    weights, names = lab.weights(model), prune.needs(prune.obs)
+    stats = prune.collect(model, lab.samples()[:2], names=names, weights=weights, loss=cross_entropy)
+    masks = prune.find_masks(weights, sparsity, importance=prune.obs, stats=stats)
+    prune.obs_update_(weights, masks, stats)
+    return model, masks
+
+
+def healed(repair: Callable, lab: Lab, sparsity: float) -> tuple[nn.Module, Masks]:
+    """Prune by magnitude, then refit each layer to the dense outputs, without labels."""
+    model, masks = one_shot(prune.magnitude, lab, sparsity)
+    model.load_state_dict(lab.dense().state_dict())
+    prune.heal(model, masks, lab.samples(), repair=repair)
+    return model, masks
+
+
+def layerwise(rule: Callable, lab: Lab, sparsity: float) -> tuple[nn.Module, Masks]:
+    """Prune layer by layer with a rule that changes the weights as it goes."""
+    model = lab.dense()
+    masks, _ = prune.prune_layerwise(model, sparsity, lab.samples(), rule=rule, repair=None, target="current")
+    return model, masks
+
+
 CRITERIA = {
     "random": partial(one_shot, prune.random),
     "magnitude": partial(one_shot, prune.magnitude),
     "magnitude, local": partial(one_shot, prune.magnitude, scope=prune.local),
+    "magnitude, LAMP": partial(one_shot, prune.magnitude, scope=prune.lamp),
+    "magnitude, ERK": partial(one_shot, prune.magnitude, scope=prune.erk),
+    "gradient": partial(one_shot, prune.gradient),
     "Taylor": partial(one_shot, prune.taylor),
+    "Taylor, squared": partial(one_shot, prune.taylor_squared),
+    "movement": partial(one_shot, prune.movement),
+    "GraSP": partial(one_shot, prune.grasp),
+    "SynFlow": flowing,
+    "OBD": partial(one_shot, prune.obd),
+    "OBS": surgeon,
     "Wanda": partial(one_shot, prune.wanda, scope=prune.per_output),
+    "magnitude + refit": partial(healed, prune.refit),
+    "SparseGPT": partial(layerwise, prune.sparsegpt),
+    "ALPS": partial(layerwise, prune.alps),
 }
+
+
+def by_units(
+    importance: Callable, lab: Lab, sparsity: float, *, maps: bool = False
+) -> tuple[nn.Module, Masks]:
+    """Prune whole units, each layer alike; `maps` leaves out what makes no feature maps."""
+    model = lab.dense()
+    groups = channel_groups(model, lab.samples()[0][0][:2])
+    weights = {name: w for name, w in lab.weights(model).items() if w.ndim == 4 or not maps}
+    parts = {"importance": importance, "pattern": groups, "scope": prune.local}
+    masks = lab.masks(model, sparsity, weights=weights, **parts)
+    apply_masks_(weights, masks)
+    return model, masks
+
+
+UNITS = {
+    "random": partial(by_units, prune.random),
+    "magnitude": partial(by_units, partial(prune.magnitude, power=2.0)),
+    "Taylor": partial(by_units, prune.taylor),
+    "mean activation": partial(by_units, prune.mean_activation),
+    "APoZ": partial(by_units, prune.apoz),
+    "output variance": partial(by_units, prune.output_variance),
+    "input channel": partial(by_units, prune.input_channel),
+    "ThiNet": partial(by_units, prune.thinet),
+    "HRank": partial(by_units, prune.hrank, maps=True),
+    "slimming": partial(by_units, prune.slimming, maps=True),
+}
+
+
+def regrowing(rule: Callable, lab: Lab, sparsity: float) -> nn.Module:
+    """Train a sparse network from its beginning, its masks moving until three quarters of the way."""
+    model = lab.fresh()
+    weights = lab.weights(model)
+    start = lab.masks(model, sparsity, importance=prune.random, scope=prune.erk)
+    apply_masks_(weights, start)
+    pruner = Pruner(
+        weights,
+        rule,
+        schedule=partial(cosine, initial=0.3, final=0.0, stop=lab.net.steps * 3 // 4),
+        every=50,
+        collect=prune.DenseGradient(weights),
+        within=start,
+        regrow=True,
+    )
+    lab.train(model, lab.net.steps, pruner=pruner)
+    return model
 
 
 def gradual(lab: Lab, sparsity: float) -> nn.Module:
@@ -40,7 +139,7 @@ def gradual(lab: Lab, sparsity: float) -> nn.Module:
         schedule=partial(cubic, final=sparsity, stop=lab.net.tuning // 2),
         every=10,
     )
-    lab.train(model, lab.net.tuning, rate=0.5, after_step=lambda step: pruner.step())
+    lab.train(model, lab.net.tuning, rate=0.5, pruner=pruner)
     return model
 
 
@@ -120,6 +219,10 @@ def _levels(stops: Sequence[float]) -> list[float]:
 SCHEDULES = {
     "cubic ramp": partial(each, gradual),
     "at the start: random": partial(each, partial(at_the_start, prune.random)),
+    "at the start: SNIP": partial(each, partial(at_the_start, prune.snip)),
+    "at the start: GraSP": partial(each, partial(at_the_start, prune.grasp)),
+    "SET": partial(each, partial(regrowing, prune.sparse_evolution)),
+    "RigL": partial(each, partial(regrowing, prune.rigl)),
     "one round, rewound": partial(each, one_round),
     "rounds": rounds,
     "rounds, rewound": partial(rounds, back_to="early"),

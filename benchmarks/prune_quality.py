@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 from prune_lab import NETS, Lab
-from prune_methods import CRITERIA, SCHEDULES
+from prune_methods import CRITERIA, SCHEDULES, UNITS
 from results import markdown, write_section
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 ITERATIVE = {"LeNet-300-100"}  # rounds train the network anew some ten times: too long for the others
+ONLY = {"HRank": {"LeNet-5", "ResNet"}, "slimming": {"ResNet"}}  # where there are maps, and norms
 SAME = "one stroke, tuned"
 PLOT = Path(__file__).parent / "prune_quality.svg"
 ABOUT = """Accuracy on the 10,000 test images of Fashion-MNIST in percent, mean ± standard deviation of
@@ -33,12 +34,12 @@ The ResNet (78k parameters) sees the images halved to 14 x 14, which saves time.
 - Dense networks are trained for {steps} steps."""
 
 
-def measure(lab: Lab, name: str, sparsity: float) -> dict:
+def measure(lab: Lab, kind: str, name: str, sparsity: float) -> dict:
     """Prune by one criterion at one sparsity, tune, and return the figures."""
     started = time.time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that a layer is emptied is a result here
-        model, masks = CRITERIA[name](lab, sparsity)
+        model, masks = {"criterion": CRITERIA, "units": UNITS}[kind][name](lab, sparsity)
     found, shot = time.time() - started, lab.accuracy(model)
     lab.train(model, lab.net.tuning, rate=0.5, masks=masks)
     return {"one_shot": shot, "tuned": lab.accuracy(model), "seconds": found}
@@ -47,8 +48,8 @@ def measure(lab: Lab, name: str, sparsity: float) -> dict:
 def figures(lab: Lab, kind: str, name: str, left: list[float]) -> Iterator[dict]:
     """Yield what a method reaches, a row a sparsity."""
     torch.manual_seed(lab.seed)
-    if kind == "criterion":
-        yield from ({"sparsity": s, **measure(lab, name, s)} for s in left)
+    if kind != "schedule":
+        yield from ({"sparsity": s, **measure(lab, kind, name, s)} for s in left)
         return
     started = time.time()
     for sparsity, model in SCHEDULES[name](lab, left):
@@ -59,9 +60,10 @@ def figures(lab: Lab, kind: str, name: str, left: list[float]) -> Iterator[dict]
 def run(names: list[str], seeds: int, cache: Path) -> None:
     """Do the runs that are not in the file yet, seed by seed."""
     path = cache / "runs.jsonl"
-    methods = [("criterion", name) for name in CRITERIA] + [("schedule", name) for name in SCHEDULES]
+    tables = {"criterion": CRITERIA, "units": UNITS, "schedule": SCHEDULES}
+    methods = [(kind, name) for kind, table in tables.items() for name in table]
     for seed, net, (kind, name) in itertools.product(range(seeds), names, methods):
-        if kind == "schedule" and "round" in name and net not in ITERATIVE:
+        if net not in ONLY.get(name, {net}) or ("round" in name and net not in ITERATIVE):
             continue
         head = {"net": net, "seed": seed, "kind": kind, "name": name}
         done = {row["sparsity"] for row in read(path) if head.items() <= row.items()}
