@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from tonsor.prune.by_gradient import gradient
 from tonsor.prune.by_weight import magnitude, random
 from tonsor.prune.protocol import Importance, Masks, Stats
 from tonsor.prune.select import check_sparsity, keep_highest
@@ -109,26 +110,6 @@ def _highest(scores: Tensor, count: int, total: int) -> Tensor:
     return keep_highest([scores], (total - count) / total)[0] if count else torch.zeros_like(scores).bool()
 
 
-def gradient_size(weight: Tensor, gradient: Tensor, /) -> Tensor:
-    r"""Score a weight by how fast the loss would fall if it grew: :math:`s = |g|`.
-
-    Args:
-        weight: Shape `(out, in, ...)`; only its gradient counts.
-        gradient: Gradient of the loss, of removed weights too.
-
-    Returns:
-        The scores, shaped like the weight.
-
-    Example:
-        >>> gradient_size(torch.zeros(2), torch.tensor([-3.0, 2.0]))
-        tensor([3., 2.])
-
-    References:
-        Evci et al., 2020, "Rigging the Lottery", https://arxiv.org/abs/1911.11134
-    """
-    return gradient.abs()
-
-
 def sparse_evolution(
     weights: Mapping[str, Tensor],
     fraction: float,
@@ -212,5 +193,5 @@ def rigl(
     References:
         Evci et al., 2020, "Rigging the Lottery: Making All Tickets Winners", https://arxiv.org/abs/1911.11134
     """
-    rules = (magnitude, gradient_size)
+    rules = (magnitude, gradient)
     return regrow(weights, fraction, stats=stats, within=within, step=step, rules=rules, among=among)
