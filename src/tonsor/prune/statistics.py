@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tonsor.modes import call
 from tonsor.prune.from_calls import Positions
 from tonsor.prune.from_curvature import HessianGradient, InverseFisher
 from tonsor.prune.from_flow import SynapticFlow
@@ -217,7 +218,7 @@ def _run(
     count = 0
     with torch.set_grad_enabled(needs_loss):
         for inputs, targets in batches:
-            output = _call(model, inputs)
+            output = call(model, inputs)
             value = loss(output, targets) if needs_loss and loss else None
             if value is not None and value.numel() != 1:
                 raise ValueError(
@@ -229,10 +230,3 @@ def _run(
             count += 1
     if not count:
         raise ValueError("prune.collect: there was no batch; give at least one (an iterator runs once)")
-
-
-def _call(model: nn.Module, inputs: Any) -> Any:
-    """Call the model with a tensor, a tuple of arguments or a mapping of keyword arguments."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tonsor.modes import evaluating
+from tonsor.modes import call, evaluating
 from tonsor.shrink.factors import FACTORS
 from tonsor.shrink.node import bind, key, shapes
 from tonsor.shrink.trace import Trace, trace_of
@@ -143,7 +143,7 @@ def block_influence(model: nn.Module, blocks: Blocks, batches: Iterable[Any], /)
             hook = model.get_submodule(name).register_forward_hook(_watching(sums[name]), with_kwargs=True)
             stack.callback(hook.remove)
         for inputs in batches:
-            _call(model, inputs)
+            call(model, inputs)
     if any(not apart for apart in sums.values()):
         raise ValueError(
             "shrink.block_influence: there was no batch; give at least one (an iterator runs once)"
@@ -175,14 +175,6 @@ def _watching(sums: list[Tensor]) -> Callable[..., None]:
         sums.append((1 - cosine).clamp(min=0).flatten())
 
     return hook
-
-
-def _call(model: nn.Module, inputs: Any) -> None:
-    """Call the model with a tensor, a tuple of arguments or a mapping of arguments by name."""
-    if isinstance(inputs, Mapping):
-        model(**inputs)
-    else:
-        model(*(inputs if isinstance(inputs, tuple) else (inputs,)))
 
 
 def _paths(node: Any) -> list[str]:
