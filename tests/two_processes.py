@@ -1,6 +1,7 @@
 """Run a function in two processes, for tests of what is sharded over them."""
 
 import multiprocessing
+import queue
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,13 @@ def results_by_rank(work: Callable[..., None], folder: Path) -> dict[int, Any]:
     processes = [context.Process(target=target, args=(rank,)) for rank in range(2)]
     for process in processes:
         process.start()
-    by_rank = dict(results.get(timeout=120) for _ in processes)
+    by_rank: dict[int, Any] = {}
+    while len(by_rank) < len(processes):
+        try:
+            by_rank.update([results.get(timeout=1)])
+        except queue.Empty:
+            codes = [process.exitcode for process in processes]
+            assert not any(codes), f"a process ended with {codes}; its traceback stands above"
     for process in processes:
         process.join(30)
     return by_rank
