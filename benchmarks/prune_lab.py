@@ -69,15 +69,24 @@ class Lab:
         torch.manual_seed(self.seed if seed is None else seed)
         return self.net.build()
 
+    @property
+    def _file(self) -> Path:
+        """Where the trained weights lie."""
+        return self.cache / f"{self.name}-{self.seed}.safetensors"
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the network has been trained before."""
+        return self._file.exists()
+
     def dense(self) -> nn.Module:
         """Return the trained network; it is trained once and kept."""
-        path = self.cache / f"{self.name}-{self.seed}.safetensors"
         model = self.fresh()
-        if path.exists():
-            model.load_state_dict(read_tensors(path)[0])
+        if self.is_trained:
+            model.load_state_dict(read_tensors(self._file)[0])
             return model
         self.train(model, self.net.steps)
-        write_tensors(path, model.state_dict(), about={"network": self.name})
+        write_tensors(self._file, model.state_dict(), about={"network": self.name})
         return model
 
     def batches(self, steps: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,7 +8,6 @@ Fashion-MNIST with three networks; every run is a line of a file, so that a stop
 import argparse
 import itertools
 import json
-import math
 import statistics
 import time
 import warnings
@@ -25,9 +24,10 @@ ITERATIVE = {"LeNet-300-100"}  # rounds train the network anew some ten times: t
 ONLY = {"HRank": {"LeNet-5", "ResNet"}, "slimming": {"ResNet"}}  # where there are maps, and norms
 SAME = "one stroke, tuned"
 PLOT = Path(__file__).parent / "prune_quality.svg"
-ABOUT = """Accuracy on the 10,000 test images of Fashion-MNIST in percent, mean ± standard deviation of
-{seeds} seeds. All weights of two or more dimensions compete, the last layer's too. Statistics come from
-1,024 training images; seconds are the median of finding the masks (criteria) or of all training (schedules).
+ABOUT = """Accuracy on the 10,000 test images of Fashion-MNIST in percent, mean ± standard deviation
+over as many seeds as the row names. All weights of two or more dimensions compete, the last layer's too.
+Statistics come from 1,024 training images. Seconds are the median of finding the masks (criteria, units) or
+of all training (schedules).
 The ResNet (78k parameters) sees the images halved to 14 x 14, which saves time.
 
 - One-shot: pruned, not trained on. Tuned: trained on for {tuning} steps of 128 images at half the rate.
@@ -75,13 +75,13 @@ def run(names: list[str], seeds: int, cache: Path) -> None:
 
 
 def dense(names: list[str], seeds: int, cache: Path) -> dict[str, list[float]]:
-    """Return the accuracy of the dense networks, measured once and kept."""
+    """Return the accuracy of the dense networks that have been trained, measured once and kept."""
     path = cache / "dense.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
     for net in names:
-        for seed in range(len(kept.setdefault(net, [])), seeds):
-            lab = Lab(net, seed, cache)
-            kept[net].append(lab.accuracy(lab.dense()))
+        found = kept.setdefault(net, [])
+        labs = [Lab(net, seed, cache) for seed in range(len(found), seeds)]
+        found += [lab.accuracy(lab.dense()) for lab in labs if lab.is_trained]
     path.write_text(json.dumps(kept))
     return kept
 
@@ -97,11 +97,10 @@ def _as_schedule(row: dict) -> dict:
 
 
 def cell(values: list[float]) -> str:
-    """Return mean and standard deviation."""
-    if not values:
-        return "-"
-    spread = statistics.stdev(values) if len(values) > 1 else math.nan
-    return f"{statistics.mean(values):.1f} ± {spread:.1f}"
+    """Return mean and standard deviation; of one value there is none."""
+    if len(values) < 2:
+        return "".join(f"{value:.1f}" for value in values)
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
 def table(rows: list[dict], kind: str, figure: str, names: list[str]) -> str:
@@ -112,8 +111,9 @@ def table(rows: list[dict], kind: str, figure: str, names: list[str]) -> str:
         at = [[row[figure] for row in own if row["sparsity"] == s] for s in SPARSITIES]
         seconds = [row["seconds"] for row in own]
         if own:
-            lines.append([name, *map(cell, at), f"{statistics.median(seconds):.1f}"])
-    return markdown([kind, *(f"{s:.0%}" for s in SPARSITIES), "seconds"], lines)
+            seeds = " to ".join(str(n) for n in sorted({len(values) for values in at}))
+            lines.append([name, *map(cell, at), seeds, f"{statistics.median(seconds):.1f}"])
+    return markdown([kind, *(f"{s:.0%}" for s in SPARSITIES), "seeds", "seconds"], lines)
 
 
 def draw(rows: list[dict], names: list[str], levels: dict[str, list[float]]) -> None:
@@ -155,7 +155,6 @@ def report(names: list[str], seeds: int, cache: Path) -> None:
     levels = dense(names, seeds, cache)
     parts = [
         ABOUT.format(
-            seeds=seeds,
             tuning=", ".join(f"{NETS[n].tuning} ({n})" for n in names),
             steps=", ".join(f"{NETS[n].steps} ({n})" for n in names),
         )
