@@ -91,9 +91,10 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _as_schedule(row: dict) -> dict:
-    """Return a row of magnitude pruning at one stroke as what it is among the schedules."""
-    return row | {"kind": "schedule", "name": SAME} if row["name"] == "magnitude" else row
+def with_one_stroke(rows: list[dict]) -> list[dict]:
+    """Return the rows, and once more those of magnitude, as what they are among the schedules."""
+    strokes = [row for row in rows if (row["kind"], row["name"]) == ("criterion", "magnitude")]
+    return rows + [row | {"kind": "schedule", "name": SAME} for row in strokes]
 
 
 def cell(values: list[float]) -> str:
@@ -166,7 +167,7 @@ def report(names: list[str], seeds: int, cache: Path) -> None:
         parts.append("Tuned:\n\n" + table(own, "criterion", "tuned", list(CRITERIA)))
         parts.append(
             "Schedules of magnitude:\n\n"
-            + table([*own, *map(_as_schedule, own)], "schedule", "tuned", [SAME, *SCHEDULES])
+            + table(with_one_stroke(own), "schedule", "tuned", [SAME, *SCHEDULES])
         )
     parts.append(f"![accuracy against sparsity]({PLOT.name})")
     draw(rows, names, levels)
