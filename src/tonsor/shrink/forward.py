@@ -2,7 +2,7 @@
 
 import copy
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ class GraphForward:
 
     Args:
         owner: The module whose tensors are read at each call.
-        graph: The rewritten graph.
+        graph: The rewritten graph; it is copied.
         trace: Who the graph's inputs are.
 
     Example:
@@ -32,11 +32,13 @@ class GraphForward:
     """
 
     def __init__(self, owner: nn.Module, graph: torch.fx.GraphModule, trace: Trace) -> None:
-        self.owner, self.graph = owner, graph
-        self.sources, self.constants = trace.sources, trace.constants
-        self.given, self.specs = tuple(trace.inputs), trace.specs
-        self.order = [node.name for node in trace.graph.nodes if node.op == "placeholder"]
-        self.flags = _follow_(graph)
+        self.owner, self.graph = owner, copy.deepcopy(graph)
+        self.given, self.specs, self.constants = tuple(trace.inputs), trace.specs, trace.constants
+        order = [node.name for node in trace.graph.nodes if node.op == "placeholder"]
+        fresh = _biased_(self.graph, owner, [trace.sources.get(name, "") for name in order])
+        self.order, self.sources = [*order, *fresh], {**trace.sources, **fresh}
+        self.flags = _follow_(self.graph)
+        self.graph.recompile()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run on arguments of the example's kind: as many, under the same names."""
@@ -77,6 +79,34 @@ class GraphForward:
         return [known[name] for name in self.order]
 
 
+def _biased_(module: torch.fx.GraphModule, owner: nn.Module, sources: Sequence[str]) -> dict[str, str]:
+    """Let layers add the biases they were given; return each new input's parameter, in their order."""
+    inputs = module.graph.find_nodes(op="placeholder")
+    fresh: dict[str, str] = {}
+    last = inputs[-1]
+    for node, source in zip(inputs, sources, strict=True):
+        path, _, leaf = source.rpartition(".")
+        given = leaf == "weight" and owner.get_submodule(path)._parameters.get("bias") is not None
+        for user, position in _without_bias(node) if given else ():
+            with module.graph.inserting_after(last):
+                last = module.graph.placeholder(f"p_new_bias_{len(fresh)}")
+            fresh[last.name] = f"{path}.bias".removeprefix(".")
+            user.args = (*user.args[:position], last, *user.args[position + 1 :])
+    return fresh
+
+
+def _without_bias(weight: Any) -> list[tuple[Any, int]]:
+    """Return the layers that use a weight and no bias, each with the place where one would stand."""
+    found = []
+    for user in weight.users:
+        schema = getattr(user.target, "_schema", None)
+        names = [argument.name for argument in schema.arguments] if schema else []
+        position = names.index("bias") if "bias" in names else 0
+        if position and user.args[position : position + 1] in ((), (None,)) and "bias" not in user.kwargs:
+            found.append((user, position))
+    return found
+
+
 def _follow_(module: torch.fx.GraphModule) -> dict[str, str]:
     """Let dropout and norms ask for a flag instead of being switched off; return each flag's module."""
     flags: dict[str, str] = {}
@@ -89,6 +119,4 @@ def _follow_(module: torch.fx.GraphModule) -> dict[str, str]:
             with module.graph.inserting_before(node):
                 asked = module.graph.create_node("get_attr", flag)
             node.args = (*node.args[:position], asked, *node.args[position + 1 :])
-    if flags:
-        module.recompile()
     return flags
