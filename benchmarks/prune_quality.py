@@ -58,11 +58,11 @@ def figures(lab: Lab, kind: str, name: str, left: list[float]) -> Iterator[dict]
 
 
 def run(names: list[str], seeds: int, cache: Path) -> None:
-    """Do the runs that are not in the file yet, seed by seed."""
+    """Do the runs that are not in the file yet: all criteria, then units, then schedules."""
     path = cache / "runs.jsonl"
     tables = {"criterion": CRITERIA, "units": UNITS, "schedule": SCHEDULES}
     methods = [(kind, name) for kind, table in tables.items() for name in table]
-    for seed, net, (kind, name) in itertools.product(range(seeds), names, methods):
+    for (kind, name), seed, net in itertools.product(methods, range(seeds), names):
         if net not in ONLY.get(name, {net}) or ("round" in name and net not in ITERATIVE):
             continue
         head = {"net": net, "seed": seed, "kind": kind, "name": name}
