@@ -30,6 +30,10 @@ def example() -> dict:
         "histograms": {layer["name"]: _histogram(layer, chance) for layer in layers},
         "history": {name: _history(*shape, chance) for name, shape in STAGES.items()},
         "evaluations": {name: _evaluations(*shape) for name, shape in STAGES.items()},
+        "heal": [
+            {"name": "features.3.weight", "sparsity": 0.5, "before": 0.3125, "after": 0.0417, "note": ""},
+            {"name": "classifier.2.weight", "sparsity": 0.0, "before": None, "after": None, "note": "dense"},
+        ],
         "shrink": {
             "groups": [
                 {"name": "features.0", "units": 16, "removed": 5, "parameters_per_unit": 298},
