@@ -58,12 +58,13 @@ UNITS, HALF = ("group magnitude", "greedy OBS"), "half the units"
 SENTENCES, MORE = 128, 400  # to calibrate
 TOKENS = 256  # of a window of the language model
 WINDOWS = 8  # of the language model, to calibrate and held out
-ABOUT = f"""One stroke, no labels. MiniLM: {SENTENCES} calibration sentences of {{text}} ({MORE} where it says so),
-1000 others held out, mean pooling, cosine to the dense embedding. SmolLM2: perplexity of its 4-bit weights made
-dense, {WINDOWS} windows of {TOKENS} tokens to calibrate, as many held out; OWL moves the sparsity between blocks.
-Without a refit the rules are as published. The error of a layer is relative to its dense outputs: on the inputs it
-has now without a refit, on the dense model's with it, where it holds what the layers before have lost.
-The peak is that of the whole process so far."""
+ABOUT = f"""One stroke, no labels. MiniLM: {SENTENCES} calibration sentences of {{text}} ({MORE} where it says
+so), 1000 others held out, mean pooling, cosine to the dense embedding. SmolLM2: perplexity of its
+4-bit weights made dense, {WINDOWS} windows of {TOKENS} tokens to calibrate, as many held out; OWL
+moves the sparsity between blocks. Without a refit the rules are as published. The error of a layer
+is relative to its dense outputs: on the inputs it has now without a refit, on the dense model's
+with it, where it holds what the layers before have lost. The peak is that of the whole process so
+far."""
 
 
 class Figures:
