@@ -7,13 +7,35 @@ from tonsor.compress.comm import Comm as Comm
 from tonsor.compress.ddp import compress_ddp as compress_ddp
 from tonsor.compress.dense import dense as dense
 from tonsor.compress.feedback import ErrorFeedback as ErrorFeedback
+from tonsor.compress.fp8 import e4m3 as e4m3
+from tonsor.compress.fp8 import e5m2 as e5m2
+from tonsor.compress.half import bf16 as bf16
+from tonsor.compress.half import fp16 as fp16
+from tonsor.compress.integers import int4 as int4
+from tonsor.compress.integers import int8 as int8
+from tonsor.compress.natural import Natural as Natural
 from tonsor.compress.powersgd import PowerSGD as PowerSGD
 from tonsor.compress.protocol import Averaged as Averaged
 from tonsor.compress.protocol import Compressor as Compressor
+from tonsor.compress.qsgd import QSGD as QSGD
+from tonsor.compress.sign import MajorityVote as MajorityVote
+from tonsor.compress.sign import sign as sign
+from tonsor.compress.terngrad import TernGrad as TernGrad
 from tonsor.compress.topk import TopK as TopK
 
 RULES: dict[str, Callable[..., Any]] = {
     "dense": dense,
+    "fp16": fp16,
+    "bf16": bf16,
+    "e4m3": e4m3,
+    "e5m2": e5m2,
+    "int8": int8,
+    "int4": int4,
+    "sign": sign,
+    "MajorityVote": MajorityVote,
+    "QSGD": QSGD,
+    "TernGrad": TernGrad,
+    "Natural": Natural,
     "TopK": TopK,
     "PowerSGD": PowerSGD,
 }
