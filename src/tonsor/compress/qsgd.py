@@ -19,7 +19,9 @@ class QSGD:
     :math:`C(x) = \frac{\lVert x \rVert_2}{s}\,\lfloor s\,x / \lVert x \rVert_2 + u \rfloor` with u uniform in
     [0, 1): what arrives is right in the mean, :math:`\mathrm{E}\,C(x) = x`, and
     :math:`\mathrm{E}\lVert C(x) - x \rVert^2 \le \min(d / s^2, \sqrt d / s)\,\lVert x \rVert^2` for a
-    block of d elements. Codes have a fixed width of 2 (s = 1), 4 (s up to 7) or 8 bits, in the place of
+    block of d elements. Where that factor is above 1, as with the paper's settings, error feedback must
+    not be added: its residual would grow without end. With a block of at most `levels ** 2` elements it
+    may. Codes have a fixed width of 2 (s = 1), 4 (s up to 7) or 8 bits, in the place of
     the paper's Elias code. Workers, names and steps have random numbers of their own, from no generator
     but `seed`. How codes are averaged, and what is sent in full: see `tonsor.compress.all_reduce`.
 
