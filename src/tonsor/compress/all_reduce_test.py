@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tonsor.compress import (
+    QSGD,
     Comm,
     ErrorFeedback,
     MajorityVote,
@@ -155,6 +156,21 @@ def test_what_is_sent_is_counted_and_does_not_grow_with_the_workers(name, size):
     code = 96 * 512 * bits.get(name, 8 + 32 / 256) / 8
     assert [comm.messages for comm in comms] == [2] * size
     assert sum(comm.bytes_sent for comm in comms) == 2 * (size - 1) * code
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: int8, lambda: sign, QSGD, MajorityVote], ids=["int8", "sign", "QSGD", "vote"]
+)
+def test_buckets_do_not_matter_to_many_workers_either(make):
+    wholes, parts = ([make() for _ in range(3)] for _ in range(2))
+    for step in range(2):
+        grads = [bucket(10 * step + rank, shapes=MATRICES) for rank in range(3)]
+        want = together(wholes, grads)
+        for n in sorted(MATRICES, reverse=step == 1):
+            got = together(parts, [{n: g[n]} for g in grads])
+            for mine, theirs in zip(got, want, strict=True):
+                assert torch.equal(mine.mean[n], theirs.mean[n])
+                assert torch.equal(mine.sent[n], theirs.sent[n])
 
 
 @pytest.mark.parametrize("rule", [fp16, bf16, e5m2, int8, Natural()], ids=str)

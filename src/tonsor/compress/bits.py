@@ -68,11 +68,11 @@ def pack_signs(values: Tensor, packed: Tensor, /) -> None:
         bits = packed.narrow(0, start, min(width, length - start))
         for plane, whole in enumerate(planes):
             part = _piece(whole, start, bits.numel())
-            is_set = torch.ge(part, 0, out=found.narrow(0, 0, part.numel())).view(torch.uint8)
             if plane:
+                is_set = torch.ge(part, 0, out=found.narrow(0, 0, part.numel())).view(torch.uint8)
                 bits.narrow(0, 0, part.numel()).add_(is_set, alpha=1 << plane)
             else:
-                put(bits, is_set)
+                torch.ge(part, 0, out=bits.view(torch.bool))
 
 
 def unpack_signs(packed: Tensor, values: Tensor, /) -> None:

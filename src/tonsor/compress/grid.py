@@ -10,7 +10,7 @@ from tonsor.compress.bits import pack, put, unpack
 from tonsor.compress.codec import TILE, blocks_of, tiles
 from tonsor.compress.draws import Draws
 
-FLOOR = 1e-35  # what is smaller is sent as zero: its scale would leave float32's range
+FLOOR = 1e-35  # the least that a block is measured as: scales below would leave float32's range
 Measure = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -28,7 +28,8 @@ def largest_magnitude(rows: Tensor, work: Tensor, /) -> Tensor:
         >>> largest_magnitude(torch.tensor([[1.0, -2.0]]), torch.empty(1, 2))
         tensor([2.])
     """
-    return torch.abs(rows, out=work).amax(1)
+    # two reads of what is in the cache are faster than one, a write of the magnitudes and a read of them
+    return torch.maximum(rows.amax(1), rows.amin(1).neg_())
 
 
 def euclidean_norm(rows: Tensor, work: Tensor, /) -> Tensor:
@@ -46,7 +47,7 @@ def euclidean_norm(rows: Tensor, work: Tensor, /) -> Tensor:
         tensor([5.])
     """
     top = largest_magnitude(rows, work)
-    inverse = torch.where(top > FLOOR, 1 / top, 0.0)
+    inverse = 1 / top.clamp(min=FLOOR)
     return torch.mul(rows, inverse.unsqueeze(1), out=work).square_().sum(1).sqrt_().mul_(top)
 
 
@@ -88,23 +89,19 @@ class Grid:
         scratch = torch.empty(max(min(count, TILE), self.block), device=values.device)
         for first, rows in tiles(values, self.block):
             work = scratch.narrow(0, 0, rows.numel()).view(rows.shape)
-            top = self.measure(rows, work)
-            usable = top > FLOOR
-            inverse = torch.where(usable, self.levels / top, 0.0)
-            torch.mul(rows, inverse.unsqueeze(1), out=work)
+            top = self.measure(rows, work).clamp_(min=FLOOR)
+            torch.mul(rows, (self.levels / top).unsqueeze(1), out=work)
             start = first * self.block
             self._round(work, start, draws)
             put(codes.narrow(0, start, rows.numel()).view(torch.int8).view(rows.shape), work)
-            put(scales.narrow(0, first, len(rows)), torch.where(usable, top / self.levels, 0 * top))
+            torch.div(top, self.levels, out=scales.narrow(0, first, len(rows)))
         if self.bits < 8:
             pack(codes.add_(self.levels), packed, self.bits)  # wraps to 0 ... 2 levels
 
     def _round(self, work: Tensor, start: int, draws: Draws | None) -> None:
         """Round in place; draws shift by up to half a step first."""
         if draws is not None:
-            shift = torch.empty(work.numel(), dtype=torch.int32, device=work.device)
-            draws.bits_(shift, start)
-            work.add_(shift.view(work.shape), alpha=2.0**-32)
+            work.add_(draws.floats(work.numel(), start).view(work.shape), alpha=2.0**-32)
         work.round_()
         if draws is not None or self.measure is not largest_magnitude:
             work.clamp_(-self.levels, self.levels)

@@ -58,8 +58,8 @@ class MajorityVote:
     block of the magnitudes: the paper's update is the sign of this mean, and S lets a learning rate keep
     its meaning. A worker whose block is zero does not vote; where a vote ends level, a private random
     number decides. The paper has no error feedback, and none must be added: a vote throws away by how much
-    it was won, and residuals were measured to grow without end. For feedback take `sign`. Of float32, 31 times fewer bytes. How codes are sent, and what is sent in full:
-    see `tonsor.compress.all_reduce`.
+    it was won, and residuals were measured to grow without end; for feedback take `sign`. Of float32,
+    31 times fewer bytes. How codes are sent, and what is sent in full: see `tonsor.compress.all_reduce`.
 
     Args:
         block: Elements that share a size, at least 1; smaller costs 4 bytes a block.

@@ -62,7 +62,7 @@ class TernGrad:
     def _largest_after_clipping(self, rows: Tensor, work: Tensor) -> Tensor:
         """Return the largest magnitude, at most so many standard deviations."""
         top = largest_magnitude(rows, work)
-        inverse = torch.where(top > FLOOR, 1 / top, 0.0)
+        inverse = 1 / top.clamp(min=FLOOR)
         sigma = torch.mul(rows, inverse.unsqueeze(1), out=work).square_().mean(1).sqrt_()
         return top * (self.clip * sigma).clamp(max=1)
 
