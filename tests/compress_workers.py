@@ -10,7 +10,7 @@ from tonsor.compress import RULES, Comm, ErrorFeedback
 from tonsor.tensors import fingerprint
 
 STEPS, WORKERS, SIZES = 20, 4, (2, 3, 4)
-SHAPES = {"conv": (6, 4, 3, 3), "bias": (7,), "large": (64, 90), "scale": (), "empty": (0, 5)}
+SHAPES = {"conv": (6, 4, 3, 3), "bias": (7,), "large": (130, 190), "scale": (), "empty": (0, 5)}
 
 
 def made(name):

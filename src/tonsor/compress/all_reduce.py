@@ -1,6 +1,5 @@
 """Average in codes: each worker sums a share of every gradient, and says the sum in the same code."""
 
-import zlib
 from collections.abc import Callable, Sequence
 from typing import final
 
@@ -12,8 +11,8 @@ from tonsor.compress.comm import Comm
 from tonsor.compress.dense import dense
 from tonsor.compress.draws import Draws, Streams
 from tonsor.compress.protocol import Averaged
+from tonsor.compress.vector import Vector, join, vector_of
 
-SMALL = 1024  # a gradient with fewer elements for each worker is summed by one of them
 Fold = Callable[[Sequence[Tensor], Tensor, int, Draws | None], Tensor]
 
 
@@ -60,12 +59,15 @@ def all_reduce(
     coded = {name: grad for name, grad in grads.items() if _saves(codec, grad)}
     averaged = dense({name: grad for name, grad in grads.items() if name not in coded}, comm)
     if coded:
-        part = _Shares(coded, comm, codec, streams)
+        vectors = {name: vector_of(name, grad, comm.size, codec) for name, grad in coded.items()}
+        places = {} if streams is not None else join(vectors)
+        part = _Shares(vectors, comm, streams)
         part.give()
         part.take(fold)
         for name, grad in coded.items():
-            averaged.mean[name] = part.mean[name].view(grad.shape).to(grad.dtype)
-            averaged.sent[name] = part.sent[name].view(grad.shape).to(grad.dtype)
+            whole, start = places.get(name, (name, 0))
+            for found, made in ((averaged.mean, part.mean), (averaged.sent, part.sent)):
+                found[name] = made[whole].narrow(0, start, grad.numel()).view(grad.shape).to(grad.dtype)
         if streams is not None:
             streams.advance({name: averaged.mean[name] for name in coded})
     return averaged
@@ -73,34 +75,27 @@ def all_reduce(
 
 @final
 class _Shares:
-    """The gradients of a bucket as flat float32 vectors, and who owns what of them."""
+    """What the workers say to each other about the vectors of a bucket."""
 
-    def __init__(self, grads: dict[str, Tensor], comm: Comm, codec: Codec, streams: Streams | None) -> None:
+    def __init__(self, vectors: dict[str, Vector], comm: Comm, streams: Streams | None) -> None:
+        self.vectors = vectors
         self.comm = comm
-        self.codec = codec
         self.streams = streams
-        self.values = {name: grad.reshape(-1).to(torch.float32) for name, grad in grads.items()}
-        self.spans = {
-            name: spans(name, value.numel(), codec.block, comm.size) for name, value in self.values.items()
-        }
-        self.mean = {name: torch.empty_like(value) for name, value in self.values.items()}
+        self.mean = {name: torch.empty_like(vector.values) for name, vector in vectors.items()}
         self.sent = self.mean
         if comm.size > 1:
-            self.sent = {name: torch.empty_like(value) for name, value in self.values.items()}
+            self.sent = {name: torch.empty_like(vector.values) for name, vector in vectors.items()}
         self.came: list[list[Tensor]] = [[] for _ in range(comm.size)]
 
     def give(self) -> None:
         """Send every other worker the codes of its shares."""
-        rows: list[list[Tensor]] = []
-        for rank in range(self.comm.size):
-            rows.append([])
-            for name, span in self._spans_of(rank):
-                if rank != self.comm.rank:
-                    parts = self._encode(
-                        name, self.values[name].narrow(0, *span), f"{self.comm.rank} for {rank}"
-                    )
-                    self.codec.decode(parts, self.sent[name].narrow(0, *span))
-                    rows[-1] += parts
+        rows: list[list[Tensor]] = [[] for _ in range(self.comm.size)]
+        for rank, row in enumerate(rows):
+            for name, vector in self._owned_by(rank) if rank != self.comm.rank else []:
+                values = vector.share(rank, vector.values)
+                parts = self._encode(name, values, f"{self.comm.rank} for {rank}")
+                vector.codec.decode(parts, vector.share(rank, self.sent[name]))
+                row.extend(parts)
         if self.comm.size > 1:
             mine = self._room(self.comm.rank)
             like = [[] if rank == self.comm.rank else mine for rank in range(self.comm.size)]
@@ -109,92 +104,69 @@ class _Shares:
     def take(self, fold: Fold | None) -> None:
         """Average the own shares, send the codes of that to all and read theirs."""
         row: list[Tensor] = []
-        for name, span in self._spans_of(self.comm.rank):
-            own, mean = self.values[name].narrow(0, *span), self.mean[name].narrow(0, *span)
-            shares = [
-                own if r == self.comm.rank else self._read(r, torch.empty_like(own))
-                for r in range(self.comm.size)
-            ]
-            middle = _mean(shares)
-            said = middle
-            if fold is not None:
-                said = fold(shares, middle, self.codec.block, self._draws(name, f"tie of {self.comm.rank}"))
-            parts = self._encode(name, said, f"mean of {self.comm.rank}")
-            self.codec.decode(parts, mean)
-            row += parts
-            if self.comm.size > 1:
-                torch.add(own, mean - middle, alpha=self.comm.size, out=self.sent[name].narrow(0, *span))
+        for name, vector in self._owned_by(self.comm.rank):
+            row += self._average(name, vector, fold)
         if self.comm.size > 1:
             like = [self._room(rank) for rank in range(self.comm.size)]
             self.came = self.comm.all_to_all([row] * self.comm.size, like)
         for rank in range(self.comm.size):
-            for name, span in self._spans_of(rank):
-                if rank != self.comm.rank:
-                    self._read(rank, self.mean[name].narrow(0, *span))
+            for name, vector in self._owned_by(rank) if rank != self.comm.rank else []:
+                self._read(rank, vector.codec, vector.share(rank, self.mean[name]))
 
-    def _spans_of(self, rank: int) -> list[tuple[str, tuple[int, int]]]:
-        """Return the shares a worker owns, those of no elements left out."""
-        owned = [(name, by_rank[rank]) for name, by_rank in self.spans.items()]
-        return [(name, span) for name, span in owned if span[1]]
+    def _average(self, name: str, vector: Vector, fold: Fold | None) -> list[Tensor]:
+        """Return the code of the mean of an own share; write what it says and what this worker gave."""
+        rank, size = self.comm.rank, self.comm.size
+        own, mean = vector.share(rank, vector.values), vector.share(rank, self.mean[name])
+        shares = [
+            own if other == rank else self._read(other, vector.codec, torch.empty_like(own))
+            for other in range(size)
+        ]
+        middle = _mean(shares)
+        said = middle
+        if fold is not None:
+            said = fold(shares, middle, vector.codec.block, self._draws(name, f"tie of {rank}"))
+        parts = self._encode(name, said, f"mean of {rank}")
+        vector.codec.decode(parts, mean)
+        if size > 1:
+            torch.add(own, mean - middle, alpha=size, out=vector.share(rank, self.sent[name]))
+        return parts
+
+    def _owned_by(self, rank: int) -> list[tuple[str, Vector]]:
+        """Return the vectors of which a worker owns a share."""
+        return [(name, vector) for name, vector in self.vectors.items() if vector.shares[rank][1]]
 
     def _room(self, rank: int) -> list[Tensor]:
         """Return what the codes of the shares look like that a worker owns."""
         found: list[Tensor] = []
-        for name, span in self._spans_of(rank):
-            found += empty_parts(self.codec, span[1], self.values[name].device)
+        for _, vector in self._owned_by(rank):
+            found += empty_parts(vector.codec, vector.shares[rank][1], vector.values.device)
         return found
 
     def _draws(self, name: str, part: str) -> Draws | None:
         """Return random numbers of one use; the place in the share is theirs."""
         if self.streams is None:
             return None
-        return self.streams.draws(name, part, self.values[name].device)
+        return self.streams.draws(name, part, self.vectors[name].values.device)
 
     def _encode(self, name: str, values: Tensor, part: str) -> list[Tensor]:
         """Return the code of a share."""
-        parts = empty_parts(self.codec, values.numel(), values.device)
-        self.codec.encode(values, parts, self._draws(name, part))
+        codec = self.vectors[name].codec
+        parts = empty_parts(codec, values.numel(), values.device)
+        codec.encode(values, parts, self._draws(name, part))
         return parts
 
-    def _read(self, rank: int, values: Tensor) -> Tensor:
+    def _read(self, rank: int, codec: Codec, values: Tensor) -> Tensor:
         """Write and return the next share that came from a worker."""
-        length = len(self.codec.layout(values.numel()))
+        length = len(codec.layout(values.numel()))
         parts, self.came[rank] = self.came[rank][:length], self.came[rank][length:]
-        self.codec.decode(parts, values)
+        codec.decode(parts, values)
         return values
 
 
-def spans(name: str, count: int, block: int, size: int, /) -> list[tuple[int, int]]:
-    """Cut a gradient into one share for each worker, of whole blocks and nearly equal.
-
-    A small gradient goes to one worker. Which worker gets the first share is told by the name, so that
-    many small ones are spread.
-
-    Args:
-        name: Of the gradient.
-        count: Its elements.
-        block: Elements that stay together.
-        size: Workers.
-
-    Returns:
-        For each rank the first element and the number of elements, perhaps 0.
-
-    Example:
-        >>> spans("w", 5000, 256, 2)
-        [(0, 2560), (2560, 2440)]
-    """
-    shares = size if count >= SMALL * size else 1
-    blocks = blocks_of(count, block)
-    ends = [min(count, blocks * (share + 1) // shares * block) for share in range(shares)]
-    found = [(start, end - start) for start, end in zip([0, *ends], ends, strict=False)]
-    found += [(0, 0)] * (size - shares)
-    turn = zlib.crc32(name.encode()) % size
-    return found[turn:] + found[:turn]
-
-
 def _saves(codec: Codec, grad: Tensor) -> bool:
-    """Tell whether the code takes fewer bytes than the gradient, a matrix at least."""
-    return grad.ndim >= 2 and grad.numel() > 0 and code_bytes(codec, grad.numel()) < grad.nbytes
+    """Tell whether the code, filled up to whole blocks, takes fewer bytes than a matrix at least."""
+    filled = blocks_of(grad.numel(), codec.block) * codec.block
+    return grad.ndim >= 2 and 0 < code_bytes(codec, filled) < grad.nbytes
 
 
 def _mean(shares: Sequence[Tensor]) -> Tensor:

@@ -20,10 +20,11 @@ from tonsor.compress import (
     int8,
     sign,
 )
-from tonsor.compress.all_reduce import spans
+from tonsor.compress.vector import spans
 from tonsor.compress.workers_test import SIZES, bucket, same, together, workers
 
-MATRICES = {"large": (60, 90), "conv": (6, 4, 3, 3), "one": (7, 1)}  # large is shared, others have one owner
+# "large" is shared by up to three workers; the others have one owner, and their codes travel side by side
+MATRICES = {"large": (200, 123), "conv": (6, 4, 3, 3), "fc": (30, 50), "row": (1, 300)}
 
 
 def grid(levels):
@@ -53,8 +54,8 @@ def mean_sign(x):
 
 
 CODES = {
-    "fp16": (fp16, short(11, -14, 14), 1024),
-    "bf16": (bf16, short(8, -126, 0), 1024),
+    "fp16": (fp16, short(11, -14, 14), 256),
+    "bf16": (bf16, short(8, -126, 0), 8),
     "e4m3": (e4m3, short(4, -6, 7), 256),
     "e5m2": (e5m2, short(3, -14, 14), 256),
     "int8": (int8, grid(127), 256),
@@ -97,7 +98,8 @@ def test_codes_are_averaged_as_the_definition_says(name, seed, size, scale):
     for n in MATRICES:
         for mine, theirs in ((got[0].mean, want), (got[-1].sent, given[-1])):
             near = np.isclose(mine[n].numpy().reshape(-1), theirs[n], rtol=1e-4, atol=1e-5 * scale)
-            assert (~near).sum() <= 2  # what lies in the middle of two steps goes by the last bit
+            # a float32 mean rounds into the middle of two float16 with a chance of 2 ** -12, and may go either way
+            assert (~near).sum() <= 3 + len(near) / 1000
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
@@ -125,7 +127,7 @@ def test_level_votes_are_tossed_fairly_and_anew_and_a_block_of_zeros_does_not_vo
 @settings(max_examples=50, deadline=None)
 @given(
     name=st.text(max_size=3),
-    count=st.integers(1, 9000),
+    count=st.integers(1, 60000),
     block=st.sampled_from([1, 7, 256, 1024]),
     size=st.integers(1, 6),
 )
@@ -136,8 +138,20 @@ def test_shares_are_whole_blocks_that_cover_a_gradient_once(name, count, block, 
     assert [start for start, _ in owned] == list(np.cumsum([0, *(length for _, length in owned)])[:-1])
     assert sum(length for _, length in owned) == count
     assert all(start % block == 0 for start, _ in owned)
-    if count >= 1024 * size:
+    if count >= 8192 * size:
         assert max(length for _, length in shares) <= count / size + block
+
+
+def test_small_gradients_have_the_codes_they_have_alone():
+    for rule in (fp16, bf16, e4m3, int8, int4, sign):
+        grads = bucket(3, shapes={"conv": (6, 4, 3, 3), "fc": (30, 50), "row": (1, 300)})
+        whole = rule(grads, Comm())
+        for n, grad in grads.items():
+            alone = rule({n: grad}, Comm())
+            assert torch.equal(whole.mean[n], alone.mean[n])
+            x = grad.double().numpy().reshape(-1)
+            want = by_blocks(CODES[rule.__name__][1], x, CODES[rule.__name__][2])
+            np.testing.assert_allclose(whole.mean[n].reshape(-1), want, rtol=1e-4, atol=1e-6)
 
 
 def test_many_small_gradients_are_spread_over_the_workers():
@@ -152,7 +166,7 @@ def test_many_small_gradients_are_spread_over_the_workers():
 def test_what_is_sent_is_counted_and_does_not_grow_with_the_workers(name, size):
     comms = workers(size)
     together([CODES[name][0]] * size, [{"w": torch.ones(96, 512)}] * size, comms)
-    bits = {"fp16": 16 + 32 / 1024, "bf16": 16, "int4": 4 + 32 / 256, "sign": 1 + 32 / 1024}
+    bits = {"fp16": 16 + 32 / 256, "bf16": 16, "int4": 4 + 32 / 256, "sign": 1 + 32 / 1024}
     code = 96 * 512 * bits.get(name, 8 + 32 / 256) / 8
     assert [comm.messages for comm in comms] == [2] * size
     assert sum(comm.bytes_sent for comm in comms) == 2 * (size - 1) * code
@@ -205,8 +219,8 @@ def test_the_second_loss_does_not_pile_up_with_error_feedback(rule):
 def test_a_share_that_is_not_finite_is_seen_by_all_in_every_code():
     for rule in [*(each[0] for each in CODES.values()), MajorityVote(), Natural()]:
         for bad in (torch.nan, torch.inf, -torch.inf):
-            for place in (0, 5399):  # in the first worker's share, and in the last one's
-                grads = [bucket(rank, shapes={"large": (60, 90)}) for rank in range(2)]
+            for place in (0, 24599):  # in the first worker's share, and in the last one's
+                grads = [bucket(rank, shapes={"large": (200, 123)}) for rank in range(2)]
                 grads[1]["large"].view(-1)[place] = bad
                 first, second = together([rule, rule], grads)
                 assert not first.mean["large"].isfinite().all()

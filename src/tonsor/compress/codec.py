@@ -30,6 +30,10 @@ class Codec(Protocol):
         """Return length and type of each part of the code of `count` numbers."""
         ...
 
+    def masked(self, mask: Tensor, /) -> "Codec":
+        """Return what writes the same codes where zeros, which the mask marks by 0, fill up the blocks."""
+        ...
+
     def encode(self, values: Tensor, parts: list[Tensor], draws: Draws | None, /) -> None:
         """Write the code of a float32 vector into the parts."""
         ...

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tonsor.compress.bits import put
-from tonsor.compress.codec import TILE, blocks_of, tiles
+from tonsor.compress.codec import TILE, Codec, blocks_of, tiles
 from tonsor.compress.draws import Draws
 from tonsor.compress.grid import largest_magnitude
 
@@ -42,6 +42,10 @@ class Floats:
     def layout(self, count: int, /) -> list[tuple[int, torch.dtype]]:
         """Return powers of two, then the short floats."""
         return [(blocks_of(count, self.block), torch.float32), (count, self.dtype)]
+
+    def masked(self, mask: Tensor, /) -> Codec:
+        """Return itself: zeros change no code."""
+        return self
 
     def encode(self, values: Tensor, parts: list[Tensor], draws: Draws | None, /) -> None:
         """Round to the nearest float; nothing is drawn."""
@@ -86,11 +90,15 @@ class Halves:
         tensor([1., 1.], dtype=torch.bfloat16)
     """
 
-    block = 1024  # shared between workers in such pieces
+    block = 8  # workers share in such pieces
 
     def layout(self, count: int, /) -> list[tuple[int, torch.dtype]]:
         """Return the one part."""
         return [(count, torch.bfloat16)]
+
+    def masked(self, mask: Tensor, /) -> Codec:
+        """Return itself: zeros change no code."""
+        return self
 
     def encode(self, values: Tensor, parts: list[Tensor], draws: Draws | None, /) -> None:
         """Round to the nearest float; nothing is drawn."""

@@ -29,7 +29,7 @@ def e4m3(grads: dict[str, Tensor], comm: Comm, /, *, block: int = 256) -> Averag
         ValueError: If `block` is out of its range.
 
     Example:
-        >>> e4m3({"w": torch.tensor([[1e6, 1.25e6] * 8])}, Comm()).mean["w"][0, :2]
+        >>> e4m3({"w": torch.tensor([[1e6, 1.25e6] * 8])}, Comm(), block=4).mean["w"][0, :2]
         tensor([ 983040., 1310720.])
 
     References:
@@ -57,7 +57,7 @@ def e5m2(grads: dict[str, Tensor], comm: Comm, /, *, block: int = 256) -> Averag
         ValueError: If `block` is out of its range.
 
     Example:
-        >>> e5m2({"w": torch.tensor([[1.0, 1.3] * 8])}, Comm()).mean["w"][0, :2]
+        >>> e5m2({"w": torch.tensor([[1.0, 1.3] * 8])}, Comm(), block=4).mean["w"][0, :2]
         tensor([1.0000, 1.2500])
 
     References:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tonsor.compress.bits import pack, put, unpack
-from tonsor.compress.codec import TILE, blocks_of, tiles
+from tonsor.compress.codec import TILE, Codec, blocks_of, tiles
 from tonsor.compress.draws import Draws
 
 FLOOR = 1e-35  # the least that a block is measured as: scales below would leave float32's range
@@ -80,6 +80,10 @@ class Grid:
             (blocks_of(count, self.block), torch.float32),
             (blocks_of(count, 8 // self.bits), torch.uint8),
         ]
+
+    def masked(self, mask: Tensor, /) -> Codec:
+        """Return itself: zeros change no code."""
+        return self
 
     def encode(self, values: Tensor, parts: list[Tensor], draws: Draws | None, /) -> None:
         """Round to the nearest step, or with draws up or down so that the mean is the number itself."""

@@ -29,7 +29,7 @@ def int8(grads: dict[str, Tensor], comm: Comm, /, *, block: int = 256) -> Averag
 
     Example:
         >>> import torch
-        >>> int8({"w": torch.tensor([[127.0, -3.2, 0.4, 9.0]])}, Comm()).mean["w"]
+        >>> int8({"w": torch.tensor([[127.0, -3.2, 0.4, 9.0]])}, Comm(), block=4).mean["w"]
         tensor([[127.,  -3.,   0.,   9.]])
 
     References:
@@ -60,7 +60,7 @@ def int4(grads: dict[str, Tensor], comm: Comm, /, *, block: int = 256) -> Averag
 
     Example:
         >>> import torch
-        >>> int4({"w": torch.tensor([[7.0, -3.2, 0.4, 5.0]])}, Comm()).mean["w"]
+        >>> int4({"w": torch.tensor([[7.0, -3.2, 0.4, 5.0]])}, Comm(), block=4).mean["w"]
         tensor([[ 7., -3.,  0.,  5.]])
 
     References:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tonsor.compress.bits import pack_signs, put, unpack_signs
-from tonsor.compress.codec import TILE, blocks_of, tiles
+from tonsor.compress.codec import TILE, Codec, blocks_of, tiles
 from tonsor.compress.draws import Draws
 
 MANTISSA = 0x7FFFFF  # the bits of a float32 below its exponent
@@ -24,11 +24,15 @@ class Powers:
         tensor([ 4.0000, -0.5000])
     """
 
-    block = 1024  # shared between workers in such pieces
+    block = 8  # workers share in such pieces
 
     def layout(self, count: int, /) -> list[tuple[int, torch.dtype]]:
         """Return exponents, then packed signs."""
         return [(count, torch.uint8), (blocks_of(count, 8), torch.uint8)]
+
+    def masked(self, mask: Tensor, /) -> Codec:
+        """Return itself: zeros change no code."""
+        return self
 
     def encode(self, values: Tensor, parts: list[Tensor], draws: Draws | None, /) -> None:
         """Add random bits to the mantissa: it carries into the exponent as often as it is large."""

@@ -37,7 +37,7 @@ def sign(grads: dict[str, Tensor], comm: Comm, /, *, block: int = 1024) -> Avera
         ValueError: If `block` is out of its range.
 
     Example:
-        >>> sign({"w": torch.tensor([[4.0, -2.0], [3.0, 1.0]])}, Comm()).mean["w"]      # 10 / 4
+        >>> sign({"w": torch.tensor([[4.0, -2.0], [3.0, 1.0]])}, Comm(), block=4).mean["w"]     # 10 / 4
         tensor([[ 2.5000, -2.5000],
                 [ 2.5000,  2.5000]])
 
