@@ -55,7 +55,7 @@ def test_fewer_bytes_are_sent_than_without_compression(processes, size, name):
     share = 2 * (size - 1) / size if name not in CODED else 1  # of an all-reduce, as a ring carries it
     for process in processes[:size]:
         dense = 2 * (size - 1) / size * process[size]["dense"][2]
-        assert 0 < process[size][name][2] * share < 0.75 * dense
+        assert 0 < process[size][name][2] * share < 0.6 * dense
 
 
 @pytest.mark.parametrize("size", SIZES)

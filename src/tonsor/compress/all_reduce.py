@@ -65,9 +65,11 @@ def all_reduce(
         part.give()
         part.take(fold)
         for name, grad in coded.items():
-            whole, start = places.get(name, (name, 0))
+            pieces = places.get(name, [(name, 0, grad.numel())])
             for found, made in ((averaged.mean, part.mean), (averaged.sent, part.sent)):
-                found[name] = made[whole].narrow(0, start, grad.numel()).view(grad.shape).to(grad.dtype)
+                parts = [made[whole].narrow(0, start, count) for whole, start, count in pieces]
+                found[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
+                found[name] = found[name].view(grad.shape).to(grad.dtype)
         if streams is not None:
             streams.advance({name: averaged.mean[name] for name in coded})
     return averaged
