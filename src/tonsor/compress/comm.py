@@ -113,7 +113,7 @@ class Comm:
         outgoing = [[] if rank == self.rank else row for rank, row in enumerate(rows)]
         expected = [[] if rank == self.rank else row for rank, row in enumerate(like)]
         lengths, sizes = ([sum(t.nbytes for t in row) for row in side] for side in (outgoing, expected))
-        device = next(t.device for side in (outgoing, expected) for row in side for t in row)
+        device = next((t.device for side in (outgoing, expected) for row in side for t in row), None)
         sent = [torch.empty(0, dtype=torch.uint8, device=device)]
         sent += [tensor.reshape(-1).view(torch.uint8) for row in outgoing for tensor in row]
         message, came = torch.cat(sent), torch.empty(sum(sizes), dtype=torch.uint8, device=device)

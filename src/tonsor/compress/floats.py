@@ -50,7 +50,7 @@ class Floats:
     def encode(self, values: Tensor, parts: list[Tensor], draws: Draws | None, /) -> None:
         """Round to the nearest float; nothing is drawn."""
         scales, codes = parts
-        scratch = torch.empty(max(min(values.numel(), TILE), self.block), device=values.device)
+        scratch = values.new_empty(max(min(values.numel(), TILE), self.block))
         for first, rows in tiles(values, self.block):
             work = scratch.narrow(0, 0, rows.numel()).view(rows.shape)
             power = largest_magnitude(rows, work).view(torch.int32).bitwise_and_(INFINITE).view(torch.float32)

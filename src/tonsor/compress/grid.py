@@ -90,7 +90,7 @@ class Grid:
         scales, packed = parts
         count = values.numel()
         codes = packed if self.bits == 8 else torch.empty(count, dtype=torch.uint8, device=values.device)
-        scratch = torch.empty(max(min(count, TILE), self.block), device=values.device)
+        scratch = values.new_empty(max(min(count, TILE), self.block))
         for first, rows in tiles(values, self.block):
             work = scratch.narrow(0, 0, rows.numel()).view(rows.shape)
             top = self.measure(rows, work).clamp_(min=FLOOR)

@@ -38,7 +38,7 @@ class Powers:
         """Add random bits to the mantissa: it carries into the exponent as often as it is large."""
         exponents, packed = parts
         room = max(min(values.numel(), TILE), self.block)
-        scratch = torch.empty(room, device=values.device)
+        scratch = values.new_empty(room)
         shift = torch.empty(room, dtype=torch.int32, device=values.device)
         for first, rows in tiles(values, self.block):
             part, start = rows.reshape(-1), first * self.block

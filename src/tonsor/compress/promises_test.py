@@ -105,6 +105,21 @@ def test_a_number_goes_to_one_of_its_two_neighbours(make):
     assert (got * x >= 0).all()
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_the_default_type_of_floats_does_not_matter(name):
+    def run():
+        rule = RULES[name]() if inspect.isclass(RULES[name]) else RULES[name]
+        return rule({"w": x}, Comm()).mean["w"]
+
+    x = gradient("normal")
+    want = run()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(run(), want)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("make", [QSGD, TernGrad, Natural], ids=lambda make: make.__name__)
 def test_workers_round_apart_so_that_their_mean_is_closer(make):
     grads = [{"w": gradient("normal")} for _ in range(4)]

@@ -41,7 +41,7 @@ class Signs:
     def encode(self, values: Tensor, parts: list[Tensor], draws: Draws | None, /) -> None:
         """Write sizes and signs; nothing is drawn."""
         sizes, packed = parts
-        scratch = torch.empty(max(min(values.numel(), TILE), self.block), device=values.device)
+        scratch = values.new_empty(max(min(values.numel(), TILE), self.block))
         for first, rows in tiles(values, self.block):
             work = scratch.narrow(0, 0, rows.numel()).view(rows.shape)
             torch.mean(torch.abs(rows, out=work), 1, out=sizes.narrow(0, first, len(rows)))
