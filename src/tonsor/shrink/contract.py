@@ -123,7 +123,10 @@ def _sum(
         labels.mark(layer, side)
     matrix = None if weight.real is None else weight.real.unsqueeze(2).flatten(2)
     bare = bare and not _padded(call.given.get("padding", 0), weight.shape)
-    total = Contraction(rows, columns, x, dim, matrix, groups, bare, weight.name, bias)
+    named = weight.name, bias
+    if labels.freedom.width and "weight" in call.given and not weight.name:
+        named = "", None  # a computed weight: its numbers may be others when channels are gone
+    total = Contraction(rows, columns, x, dim, matrix, groups, bare, *named)
     tail = (1,) * (x.ndim - dim - 1)
     made = rows.reshape((1,) * dim + (-1, *tail))
     layers = (*beside, labels.tidy(made))
