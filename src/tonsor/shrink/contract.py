@@ -198,13 +198,22 @@ def _padded(padding: Any, shape: tuple[int, ...]) -> bool:
 def _live(call: Call, x: Value, weight: Value) -> Tensor:
     """Return where the sums can change: where a weight that is not zero reads what can."""
     weight = call.value("weight") or weight
-    if weight.real is None or x.real is None or bool(weight.live.any()):
+    if weight.real is None or x.real is None:
         return (x.live.any() | weight.live.any()).reshape((1,) * len(call.shape))
-    reads = (weight.real != 0).float()
+    device = weight.real.device
+    moving = weight.whole(weight.live).to(device)
     positions = list(range(x.ndim - weight.ndim + 2, x.ndim)) if weight.ndim > 2 else []
-    live = x.whole(restless(x, positions).to(reads.device)).float()
+    live = x.whole(restless(x, positions).to(device))
+    counted = _counted(call, live, (weight.real != 0) | moving)
+    if bool(moving.any()):
+        counted = counted | _counted(call, live | (x.real != 0), moving)
+    return counted.cpu()
+
+
+def _counted(call: Call, x: Tensor, weight: Tensor) -> Tensor:
+    """Return where sums meet a true channel with a true weight."""
     if "weight" in call.given:
-        counted: Tensor = call.run(input=live, weight=reads, bias=None)
+        made: Tensor = call.run(input=x.float(), weight=weight.float(), bias=None)
     else:
-        counted = torch.nn.functional.linear(live, reads)
-    return counted.cpu() > 0
+        made = torch.nn.functional.linear(x.float(), weight.float())
+    return made > 0

@@ -184,6 +184,12 @@ class Labels:
             self.meet(layer, layer.narrow(dim, 0, 1), reason)
         return self.tidy(layer)
 
+    def within(self, layer: Tensor, heads: Iterable[int], reason: str) -> Tensor:
+        """Join the same places of all heads, where what is inside heads may go; `heads` are dimensions."""
+        layer, heads = self.tidy(layer), set(heads)
+        inside = self.freedom.head_dim and varying(layer) - heads
+        return self.settle(layer, heads, reason) if inside else layer
+
     def along(self, layers: Iterable[Tensor], dim: int, size: int, reason: str) -> Tensor:
         """Return the labels along one dimension, 0 where there are none; along the rest they are joined."""
         found = torch.zeros(size, dtype=torch.int64)
