@@ -83,11 +83,17 @@ def einsum(call: Call, labels: Labels, /) -> Value:
 
 
 def _inside(factor: Factor, factors: Sequence[Factor], out: str, labels: Labels, name: str) -> Factor:
-    """Return a factor whose heads, which all factors and the result have, are joined where that is asked."""
+    """Return a factor whose heads, which all factors and the result have, are joined where that is asked.
+
+    Where heads of the other one are left, this operation is then the reason why they stay.
+    """
+    if not labels.freedom.head_dim:
+        return factor
     heads = {letter for letter in out if all(letter in other.names for other in factors)}
     dims = factor.dims("".join(heads))
     layers = tuple(labels.within(layer, dims, name) for layer in factor.value.layers)
-    return Factor(replace(factor.value, layers=layers), factor.names)
+    fixed = "" if layers else factor.value.fixed
+    return Factor(replace(factor.value, layers=layers, fixed=fixed), factor.names)
 
 
 def _parted(
