@@ -216,3 +216,23 @@ def test_a_norm_over_one_group_of_image_channels_keeps_one_group():
     norms = [module for module in model.modules() if isinstance(module, nn.GroupNorm)]
     assert norms
     assert {(norm.num_groups, norm.num_channels) for norm in norms} == {(1, norms[0].weight.shape[0])}
+
+
+def test_a_number_that_is_two_sizes_of_one_layer_becomes_that_of_its_output():
+    class Turned(nn.Module):
+        """A layer that remembers both of its sizes, as in GPT-2; they were equal."""
+
+        def __init__(self, reads, makes):
+            super().__init__()
+            self.weight, self.reads, self.makes = nn.Parameter(torch.randn(reads, makes)), reads, makes
+
+        def forward(self, x):
+            return (x.view(-1, x.shape[-1]) @ self.weight).view(*x.shape[:-1], self.makes)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), Turned(8, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+    groups = channel_groups(model, torch.randn(3, 5, 4).double())
+    keep = {name: torch.arange(8) % size > 0 for name, size in (("0.weight", 2), ("2.weight", 4))}
+    shrunk = shrink_(model, groups, groups.expand(keep, dict(model.named_parameters())))
+    assert shrunk.rewritten == ""
+    assert model[2].weight.shape == (4, model[2].makes) == (4, 6)

@@ -122,9 +122,11 @@ def _ways(
     """Yield what can be done: numbers corrected, the graph for any batch size, the graph as it is."""
     trace = groups.trace
     _, changes = rewritten(trace.graph, kept, trace.graph) or (None, [])
-    attributes = corrected(small, changes)
+    attributes, later = (corrected(small, changes, last=last) for last in (False, True))
     if attributes:
         yield Trial(0.0, attributes)
+    if later != attributes:
+        yield Trial(0.0, later)
     numbers = sorted({f"{change.old} in '{change.paths[0]}'" for change in changes})
     named = f"; numbers that are sizes there: {', '.join(numbers[:6])}" if numbers else ""
     free = _for_any_batch(masked, groups) if reason else None
