@@ -13,6 +13,9 @@ from tonsor.shrink import channel_groups, load, save, shrink_, shrink_to
 from tonsor.tensors import apply_masks_
 
 
+pytestmark = pytest.mark.slow
+
+
 def fused(q, k, v):
     """Leave the scale to torch: the root of the size that queries have now."""
     return F.scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
@@ -162,8 +165,7 @@ def test_rotated_queries_stay_and_values_go():
     torch.testing.assert_close(model(x), masked(x), rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("scope", [local, across])
-@pytest.mark.parametrize("reduction", ["l2", "max"])
+@pytest.mark.parametrize(("scope", "reduction"), [(local, "l2"), (across, "max")])
 def test_scores_scopes_optimizers_and_files_work_as_for_any_group(scope, reduction, tmp_path):
     model, groups = ready("fused")
     groups = groups.scored(reduction=reduction, normalise="mean").limited(only=["head_dim"], at_least=2)
