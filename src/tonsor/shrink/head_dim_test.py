@@ -12,7 +12,6 @@ from tonsor.prune import across, find_masks, local, magnitude
 from tonsor.shrink import channel_groups, load, save, shrink_, shrink_to
 from tonsor.tensors import apply_masks_
 
-
 pytestmark = pytest.mark.slow
 
 
