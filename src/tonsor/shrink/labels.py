@@ -120,14 +120,6 @@ class Labels:
             labels = layer[layer > 0]
             self.freeze(labels[~read[roots[labels]]], MEASURED)
 
-    def measure(self, layer: Tensor, dims: Iterable[int], reason: str) -> Tensor:
-        """Let labels that vary along these dimensions alone go where that is free; settle all others."""
-        layer = self.tidy(layer)
-        if not self.freedom.width or not varying(layer) or not varying(layer) <= set(dims):
-            return self.settle(layer, dims, reason)
-        self.measured.append(layer)
-        return layer
-
     def tidy(self, layer: Tensor) -> Tensor:
         """Return the layer in roots, of size 1 along the dimensions where it does not vary."""
         layer = self.find(layer)
@@ -183,12 +175,6 @@ class Labels:
         for dim in inside:
             self.meet(layer, layer.narrow(dim, 0, 1), reason)
         return self.tidy(layer)
-
-    def within(self, layer: Tensor, heads: Iterable[int], reason: str) -> Tensor:
-        """Join the same places of all heads, where what is inside heads may go; `heads` are dimensions."""
-        layer, heads = self.tidy(layer), set(heads)
-        inside = self.freedom.head_dim and varying(layer) - heads
-        return self.settle(layer, heads, reason) if inside else layer
 
     def along(self, layers: Iterable[Tensor], dim: int, size: int, reason: str) -> Tensor:
         """Return the labels along one dimension, 0 where there are none; along the rest they are joined."""

@@ -47,9 +47,9 @@ def mix(
     """
     kept = len(shape) == value.ndim
     layers: list[Tensor] = []
-    settle = labels.measure if statistic else labels.settle
+    settle = _measured if statistic else Labels.settle
     measured = len(labels.measured)
-    for layer in (settle(layer, dims, name) for layer in value.layers):
+    for layer in (settle(labels, layer, dims, name) for layer in value.layers):
         mixed = varying(layer) & set(dims)
         if mixed and not (kept and all(shape[dim] == value.shape[dim] for dim in mixed)):
             continue  # it has no channels along what was mixed any more
@@ -59,6 +59,15 @@ def mix(
         live = live.any(dim, keepdim=True)
     live = live | (len(labels.measured) > measured and not value.constant)
     return Value(shape, tuple(layers), live if kept else _without(live, dims))
+
+
+def _measured(labels: Labels, layer: Tensor, dims: list[int], name: str) -> Tensor:
+    """Let labels that vary along these dimensions alone go where that is free; settle all others."""
+    layer = labels.tidy(layer)
+    if not labels.freedom.width or not varying(layer) or not varying(layer) <= set(dims):
+        return labels.settle(layer, dims, name)
+    labels.measured.append(layer)
+    return layer
 
 
 def restless(value: Value, dims: list[int]) -> Tensor:
