@@ -9,7 +9,7 @@ from tonsor.compress.comm import Comm
 from tonsor.compress.message import header_bytes, pack_sparse, unpack_sparse
 from tonsor.compress.protocol import Averaged
 from tonsor.compress.ragged import gather_ragged
-from tonsor.compress.sparse import Sparse, join, planned, read_sparse, write_sparse
+from tonsor.compress.sparse import Layout, Sparse, join, planned, read_sparse, write_sparse
 
 
 def is_worth(grad: Tensor, count: int, bits: int | None, comm: Comm, /) -> bool:
@@ -33,11 +33,26 @@ def is_worth(grad: Tensor, count: int, bits: int | None, comm: Comm, /) -> bool:
         >>> is_worth(torch.ones(100, 100), 100, None, Comm())
         True
     """
-    if grad.ndim < 2:
-        return False
-    layout = planned([grad.numel()], [count], grad.dtype, bits)
-    message = layout.nbytes + header_bytes(grad.numel(), count)
-    return max(comm.size, 2) * message < 2 * grad.nbytes
+    return is_cheaper(planned([grad.numel()], [count], grad.dtype, bits), grad, comm)
+
+
+def is_cheaper(layout: Layout, grad: Tensor, comm: Comm, /) -> bool:
+    """Tell whether what lies in a layout should travel in place of a gradient; as `is_worth`.
+
+    Args:
+        layout: Of one tensor, which need not be the gradient itself.
+        grad: The gradient.
+        comm: The workers.
+
+    Returns:
+        True where what is in the layout travels; the same on all workers.
+
+    Example:
+        >>> is_cheaper(planned([64], [8], torch.float32, 2), torch.ones(8, 8), Comm())
+        True
+    """
+    message = layout.nbytes + header_bytes(layout.numels[0], layout.counts[0])
+    return grad.ndim >= 2 and max(comm.size, 2) * message < 2 * grad.nbytes
 
 
 def gather_sparse(

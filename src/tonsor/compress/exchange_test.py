@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tonsor.compress import Comm
+from tonsor.compress import DGC, Comm, DCTTopK, Threshold, TopK
 from tonsor.compress.exchange import gather_sparse, spread
 from tonsor.compress.message import pack_sparse
 from tonsor.compress.ragged import gather_ragged
@@ -83,3 +84,13 @@ def test_bytes_without_a_header_are_read_by_their_plan(bits):
     back = read_sparse(body, layout)
     assert torch.equal(back.places, part.places)
     assert bits is not None or torch.equal(back.values, part.values)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 16])
+def test_coded_values_never_wait_for_the_device(bits):
+    rules = [rule(bits=bits) for rule in (TopK, Threshold, DGC, DCTTopK)]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        grads = {"a": torch.empty(40, 50, device="cuda"), "b": torch.empty(8, 9, 3, device="cuda")}
+        for rule in rules:
+            mean = rule(grads, Comm()).mean
+            assert {name: t.shape for name, t in mean.items()} == {name: t.shape for name, t in grads.items()}

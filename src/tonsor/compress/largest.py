@@ -43,6 +43,45 @@ def largest(values: Tensor, count: int, /) -> Tensor:
     return torch.from_numpy(_in_tiles(bits.numpy(), mask, count))
 
 
+def largest_above(values: Tensor, threshold: Tensor, limit: int, /) -> Tensor:
+    """Return the places of elements whose magnitude reaches a threshold, ascending; zeros never do.
+
+    Args:
+        values: Vector of floating-point numbers, on the CPU.
+        threshold: 0-dim, of their type, at least 0; one that is not a number counts as infinity.
+        limit: The most places; where more reach the threshold, the largest are taken, of equal ones the
+            first.
+
+    Returns:
+        int64 vector.
+
+    Example:
+        >>> largest_above(torch.tensor([0.0, 7.0, -5.0, 5.0, -9.0]), torch.tensor(5.0), 4)
+        tensor([1, 2, 3, 4])
+    """
+    kind = KEYS[values.element_size()]
+    bits, mask = values.detach().contiguous().view(kind).numpy(), torch.iinfo(kind).max
+    ends = torch.stack([threshold, torch.full_like(threshold, torch.inf)]).view(kind).tolist()
+    places, keys = _above(bits, mask, max(1, min(ends)) - 1)
+    return torch.from_numpy(places if places.size <= limit else places[_keep(keys, limit)])
+
+
+def sampled(values: Tensor, /) -> Tensor:
+    """Return elements at random places, always the same, or all where there are not more.
+
+    Args:
+        values: Vector of n numbers.
+
+    Returns:
+        Vector of `min(n, SAMPLE)` of them.
+
+    Example:
+        >>> sampled(torch.ones(3))
+        tensor([1., 1., 1.])
+    """
+    return values if values.numel() <= SAMPLE else values.take(_drawn(values.numel()).to(values.device))
+
+
 def _in_tiles(bits: Ints, mask: int, count: int) -> npt.NDArray[np.int64]:
     """Return the places of the largest keys; the bound is lowered until enough of them exceed it."""
     share = count / bits.size
@@ -61,8 +100,7 @@ def _bound(bits: Ints, mask: int, share: float) -> int:
     """Return a key that a bit more than this share of all keys should exceed, from a sample."""
     if bits.size <= SAMPLE:
         return -1
-    generator = torch.Generator().manual_seed(0)  # positions at random: a stride may follow a column
-    drawn = torch.randint(bits.size, (SAMPLE,), generator=generator).numpy()
+    drawn = _drawn(bits.size).numpy()
     expected = share * SAMPLE
     rank = int(expected + 4 * expected**0.5 + 2)  # four standard deviations of the count in the sample
     if rank >= SAMPLE:
@@ -70,10 +108,15 @@ def _bound(bits: Ints, mask: int, share: float) -> int:
     return int(np.partition(bits[drawn] & mask, SAMPLE - rank)[SAMPLE - rank])
 
 
+def _drawn(numel: int) -> Tensor:
+    """Return the places of the sample: at random, because a stride may follow a column."""
+    return torch.randint(numel, (SAMPLE,), generator=torch.Generator().manual_seed(0))
+
+
 def _above(bits: Ints, mask: int, bound: int) -> tuple[npt.NDArray[np.int64], Ints]:
     """Return the places of all keys above the bound, ascending, and the keys."""
     keys, marks = np.empty(TILE, bits.dtype), np.empty(TILE, np.bool_)
-    places, found = [], []
+    places, found = [np.empty(0, np.int64)], [np.empty(0, bits.dtype)]
     for start in range(0, bits.size, TILE):
         tile = bits[start : start + TILE]
         here, marked = keys[: tile.size], marks[: tile.size]
