@@ -1,7 +1,6 @@
 """Send the largest frequencies of each tile of a gradient."""
 
-import math
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -11,8 +10,10 @@ from tonsor.compress.dense import dense
 from tonsor.compress.exchange import average_sparse, is_cheaper
 from tonsor.compress.feedback import all_finite, either, is_used
 from tonsor.compress.message import check_bits
+from tonsor.compress.pages import fresh
 from tonsor.compress.protocol import Averaged
 from tonsor.compress.sparse import Sparse, planned, sparse
+from tonsor.compress.tiling import Tiling
 from tonsor.compress.topk import check_density
 
 
@@ -76,7 +77,7 @@ class DCTTopK:
         """Return the mean of what is sent, and this worker's share."""
         wanted = {name: self._wanted(name, grad) for name, grad in grads.items()}
         tilings = {name: tiling for name, grad in grads.items() if (tiling := self._tiling(grad, comm))}
-        parts = {name: _select(tiling.apart(wanted[name]), self.density) for name, tiling in tilings.items()}
+        parts = {name: _select(tiling, wanted[name], self.density) for name, tiling in tilings.items()}
         coefficients = {name: _like(part) for name, part in parts.items()}
         averaged = average_sparse(parts, coefficients, comm, bits=self.bits)
         whole = dense({n: wanted[n].to(grad.dtype) for n, grad in grads.items() if n not in tilings}, comm)
@@ -112,7 +113,7 @@ class DCTTopK:
             good = finite & is_used(grads[name])
             self._unsent[name] = either(good, wanted[name] - sent, self._unsent[name])
 
-    def _tiling(self, grad: Tensor, comm: Comm) -> "Tiling | None":
+    def _tiling(self, grad: Tensor, comm: Comm) -> Tiling | None:
         """Return how the gradient is cut, if its coefficients are cheaper than itself."""
         if grad.ndim < 2 or grad.numel() == 0:
             return None
@@ -136,75 +137,6 @@ class DCTTopK:
         return f"DCTTopK(density={self.density}, {tuned})"
 
 
-@final
-class Tiling(NamedTuple):
-    """How a matrix is cut into tiles, which are transformed one by one.
-
-    Example:
-        >>> tiling = Tiling(rows=3, columns=4, height=2, width=4)
-        >>> coefficients = tiling.apart(torch.ones(3, 4))
-        >>> coefficients.shape                                # two tiles; a row of zeros was added
-        torch.Size([2, 8])
-        >>> torch.allclose(tiling.together(coefficients), torch.ones(3, 4))
-        True
-    """
-
-    rows: int
-    columns: int
-    height: int  # of a tile
-    width: int
-
-    @property
-    def tiles(self) -> int:
-        """Return how many tiles there are."""
-        return -(-self.rows // self.height) * -(-self.columns // self.width)
-
-    def apart(self, tensor: Tensor) -> Tensor:
-        """Return the coefficients, tile by tile: shape `(tiles, height · width)`."""
-        down, across = -(-self.rows // self.height), -(-self.columns // self.width)
-        spare = 0, across * self.width - self.columns, 0, down * self.height - self.rows
-        matrix = torch.nn.functional.pad(tensor.reshape(self.rows, self.columns), spare)
-        lines = matrix.view(-1, self.width) @ cosines(self.width, tensor).t()
-        both = cosines(self.height, tensor) @ lines.view(down, self.height, across * self.width)
-        tiles = both.view(down, self.height, across, self.width).transpose(1, 2)
-        return tiles.reshape(down * across, self.height * self.width)
-
-    def together(self, coefficients: Tensor) -> Tensor:
-        """Return the matrix that the coefficients are of."""
-        down, across = -(-self.rows // self.height), -(-self.columns // self.width)
-        tiles = coefficients.view(down, across, self.height, self.width).transpose(1, 2)
-        lines = tiles.reshape(-1, self.width) @ cosines(self.width, coefficients)
-        columns = lines.view(down, self.height, across * self.width)
-        back = cosines(self.height, coefficients).t().clone(memory_format=torch.contiguous_format)
-        both = back @ columns  # a transposed operand was measured to be six times as slow here
-        matrix = both.view(down * self.height, across * self.width)
-        return matrix.narrow(0, 0, self.rows).narrow(1, 0, self.columns)
-
-
-def cosines(size: int, like: Tensor, /) -> Tensor:
-    r"""Return the orthonormal basis of the discrete cosine transform, type II.
-
-    :math:`B_{ki} = \sqrt{2 / n} \cos(\pi k (2 i + 1) / 2n)`, and the row k = 0 over :math:`\sqrt 2`.
-
-    Args:
-        size: n.
-        like: Its type and device are those of the basis.
-
-    Returns:
-        Shape `(n, n)`, a basis vector each row.
-
-    Example:
-        >>> basis = cosines(8, torch.empty(0, dtype=torch.float64))
-        >>> torch.allclose(basis @ basis.t(), torch.eye(8, dtype=torch.float64))
-        True
-    """
-    numbers = torch.arange(size, dtype=torch.float64)
-    basis = torch.cos(math.pi / (2 * size) * numbers.unsqueeze(1) * (2 * numbers + 1)) * (2 / size) ** 0.5
-    scales = torch.where(numbers == 0, 0.5**0.5, 1.0).unsqueeze(1)
-    scaled: Tensor = basis * scales
-    return scaled.to(like.device, like.dtype)
-
-
 def _even(length: int, most: int) -> int:
     """Return the size of the fewest equal pieces that are at most so long; the last may stick out."""
     return -(-length // -(-length // most))
@@ -215,15 +147,19 @@ def _count(size: int, density: float) -> int:
     return max(1, round(density * size))
 
 
-def _select(coefficients: Tensor, density: float) -> Sparse:
+def _select(tiling: Tiling, tensor: Tensor, density: float) -> Sparse:
     """Return the largest coefficients of each tile."""
-    tiles, numel = coefficients.shape
-    inside = coefficients.abs().topk(_count(numel, density), sorted=False).indices.sort(1).values
-    starts = torch.arange(tiles, device=coefficients.device).unsqueeze(1) * numel
-    places = (inside + starts).view(-1)
-    return sparse(coefficients.view(-1).take(places), places, coefficients.numel())
+    numel = tiling.height * tiling.width
+    values, places, first = [], [], 0
+    for coefficients in tiling.apart(tensor):
+        inside = coefficients.abs().topk(_count(numel, density), sorted=False).indices.sort(1).values
+        values.append(coefficients.gather(1, inside).view(-1))
+        starts = torch.arange(first, first + len(inside), device=tensor.device).unsqueeze(1) * numel
+        places.append((inside + starts).view(-1))
+        first += len(inside)
+    return sparse(torch.cat(values), torch.cat(places), tiling.tiles * numel)
 
 
 def _like(part: Sparse) -> Tensor:
     """Return a tensor that says how many coefficients there are, of what type, and where."""
-    return part.values.new_empty(part.numels[0])
+    return fresh(part.numels[0], part.values.dtype, part.values.device)

@@ -10,6 +10,7 @@ from tonsor.compress.dense import dense
 from tonsor.compress.exchange import average_sparse, is_worth
 from tonsor.compress.feedback import all_finite, either, is_used
 from tonsor.compress.message import check_bits
+from tonsor.compress.pages import fresh
 from tonsor.compress.protocol import Averaged
 from tonsor.compress.topk import check_density, count_of, take_largest
 from tonsor.norms import joint_norm
@@ -95,10 +96,7 @@ class DGC:
         used = {name: is_used(grad) for name, grad in grads.items()}
         before = {name: self._kept(name, grad) for name, grad in grads.items()}
         after = {name: self._accumulated(grad, *before[name], comm) for name, grad in grads.items()}
-        wanted = {
-            name: either(used[name], after[name][1], torch.zeros_like(after[name][1])).to(grad.dtype)
-            for name, grad in grads.items()
-        }
+        wanted = {name: _unless_unused(used[name], after[name][1], grad) for name, grad in grads.items()}
         parts = {name: take_largest(wanted[name], counts[name]) for name in alone}
         averaged = average_sparse(parts, grads, comm, bits=self.bits)
         whole = dense({name: each for name, each in wanted.items() if name not in parts}, comm)
@@ -107,9 +105,12 @@ class DGC:
         for name, (velocity, unsent) in after.items():
             if name in parts:
                 velocity.view(-1).index_fill_(0, parts[name].places, 0)
+                left = unsent.sub_(averaged.sent[name])
+            else:  # what was sent is the very tensor
+                left = unsent - averaged.sent[name]
             good = finite & used[name]
             self._velocities[name] = either(good, velocity, before[name][0])
-            self._unsent[name] = either(good, unsent - averaged.sent[name], before[name][1])
+            self._unsent[name] = either(good, left, before[name][1])
             self._steps[name] = self._steps.get(name, 0) + 1
         return averaged
 
@@ -122,10 +123,11 @@ class DGC:
 
     def _kept(self, name: str, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Return u and v of a parameter, zeros at first, on the gradient's device."""
-        zeros = torch.zeros(
-            grad.shape, dtype=torch.promote_types(grad.dtype, torch.float32), device=grad.device
-        )
-        kept = self._velocities.get(name, zeros), self._unsent.get(name, zeros)
+        if name not in self._velocities:
+            wide = torch.promote_types(grad.dtype, torch.float32)
+            zeros = fresh(grad.numel(), wide, grad.device, is_zero=True).view(grad.shape)
+            self._velocities[name] = self._unsent[name] = zeros  # never written to
+        kept = self._velocities[name], self._unsent[name]
         if kept[0].shape != grad.shape or kept[1].shape != grad.shape:
             raise ValueError(
                 f"compress.DGC: what is kept for '{name}' has shape {tuple(kept[0].shape)}, its gradient "
@@ -142,9 +144,11 @@ class DGC:
             norm = joint_norm([new])
             factor = (self.max_norm * comm.size**0.5 / norm).clamp(max=1)  # a norm of 0 gives inf, so 1
             new = new * torch.where(norm.isfinite(), factor, 1).to(new.dtype)
-        velocity = velocity.mul(self.momentum).add_(new)
-        pushed = new.add(velocity, alpha=self.momentum) if self.is_nesterov else velocity
-        return velocity, unsent + pushed
+        first, second = (fresh(new.numel(), new.dtype, new.device).view(new.shape) for _ in range(2))
+        torch.add(new, velocity, alpha=self.momentum, out=first)
+        if self.is_nesterov:
+            return first, torch.add(new, first, alpha=self.momentum, out=second).add_(unsent)
+        return first, torch.add(unsent, first, out=second)
 
     def state_dict(self) -> dict[str, Any]:
         """Return u, v and the steps by parameter name.
@@ -166,3 +170,10 @@ class DGC:
     def __repr__(self) -> str:
         tuned = f"is_nesterov={self.is_nesterov}, max_norm={self.max_norm}, stage_steps={self.stage_steps}"
         return f"DGC(density={self.density}, momentum={self.momentum}, {tuned}, bits={self.bits})"
+
+
+def _unless_unused(used: Tensor, unsent: Tensor, grad: Tensor) -> Tensor:
+    """Return what is to be sent, in the gradient's type; where that is zero everywhere, so is this."""
+    if used.device.type == "cpu":
+        return unsent.to(grad.dtype) if used else grad
+    return torch.where(used, unsent, 0).to(grad.dtype)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tonsor.compress.comm import Comm
 from tonsor.compress.message import header_bytes, pack_sparse, unpack_sparse
+from tonsor.compress.pages import fresh
 from tonsor.compress.protocol import Averaged
 from tonsor.compress.ragged import gather_ragged
 from tonsor.compress.sparse import Layout, Sparse, join, planned, read_sparse, write_sparse
@@ -164,7 +165,7 @@ def spread(parts: Sequence[Sparse], likes: Sequence[Tensor], divisor: int, /) ->
     """
     wide = torch.promote_types(likes[0].dtype, torch.float32)
     numels = [like.numel() for like in likes]
-    total = torch.zeros(sum(numels), dtype=wide, device=likes[0].device)
+    total = fresh(sum(numels), wide, likes[0].device, is_zero=True)
     for part in parts:
         total.index_add_(0, part.places, part.values.to(wide) / divisor)
     flats = total.to(likes[0].dtype).split_with_sizes(numels)

@@ -9,6 +9,7 @@ from tonsor.compress.comm import Comm
 from tonsor.compress.dense import dense
 from tonsor.compress.draws import Draws, Streams
 from tonsor.compress.feedback import all_finite, either
+from tonsor.compress.pages import fresh
 from tonsor.compress.protocol import Averaged
 from tonsor.compress.topk import check_density, count_of
 
@@ -70,8 +71,9 @@ class RandomK:
         averaged = dense(values | whole, comm)
         for part in averaged:
             for name, places in drawn.items():
-                zeros = torch.zeros_like(grads[name], memory_format=torch.contiguous_format).view(-1)
-                part[name] = zeros.scatter_(0, places, part[name]).view(grads[name].shape)
+                grad = grads[name]
+                zeros = fresh(grad.numel(), grad.dtype, grad.device, is_zero=True)
+                part[name] = zeros.scatter_(0, places, part[name]).view(grad.shape)
         self._streams.advance({name: averaged.mean[name] for name in drawn})
         return averaged
 
