@@ -183,7 +183,7 @@ def main() -> None:
     ]
     body += (
         "\n### Messages of 4M heavy-tailed float32 (Student's t, 3 degrees)\n\n"
-        "The factor is over 16 MB. Workers send messages of fixed length: nobody has to say how long they are.\n\n"
+        "The factor is over 16 MB. Workers send messages of fixed length: nobody waits for a length.\n\n"
         f"{markdown(head, lengths(rounds))}\n"
     )
     write_section("Sparse compressors", "OMP_NUM_THREADS=1 python benchmarks/compress_sparse.py", body)
