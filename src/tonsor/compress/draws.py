@@ -50,6 +50,12 @@ class Draws:
         out.bitwise_xor_(torch.bitwise_right_shift(out, 16, out=shifted)).mul_(FIRST).add_(self._high)
         out.bitwise_xor_(torch.bitwise_right_shift(out, 15, out=shifted)).mul_(SECOND)
 
+    def floats(self, count: int, start: int, /) -> Tensor:
+        """Return the bits of so many places as float32 from `-2 ** 31` to `2 ** 31`."""
+        drawn = torch.empty(count, dtype=torch.int32, device=self._low.device)
+        self.bits_(drawn, start)
+        return drawn.to(torch.float32)
+
 
 @final
 class Streams:
