@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tonsor.compress.comm import Comm
 from tonsor.compress.dense import dense
-from tonsor.compress.exchange import average_sparse, is_cheaper
-from tonsor.compress.feedback import all_finite, either, is_used
+from tonsor.compress.exchange import average_sparse, is_cheaper, is_used
+from tonsor.compress.feedback import all_finite, either
 from tonsor.compress.message import check_bits
 from tonsor.compress.pages import fresh
 from tonsor.compress.protocol import Averaged
@@ -57,6 +57,8 @@ class DCTTopK:
         Peng, Quesnelle and Kingma, 2024, "DeMo: Decoupled Momentum Optimization",
         https://arxiv.org/abs/2411.19870
     """
+
+    own_state = ("residuals",)
 
     def __init__(
         self, *, density: float = 0.01, tile: int = 64, momentum: float = 0.0, bits: int | None = None

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tonsor.compress.comm import Comm
 from tonsor.compress.dense import dense
-from tonsor.compress.exchange import average_sparse, is_worth
-from tonsor.compress.feedback import all_finite, either, is_used
+from tonsor.compress.exchange import average_sparse, is_used, is_worth
+from tonsor.compress.feedback import all_finite, either
 from tonsor.compress.message import check_bits
 from tonsor.compress.pages import fresh
 from tonsor.compress.protocol import Averaged
@@ -60,6 +60,8 @@ class DGC:
         Lin et al., 2018, "Deep Gradient Compression: Reducing the Communication Bandwidth for Distributed
         Training", https://arxiv.org/abs/1712.01887
     """
+
+    own_state = ("velocities", "residuals")
 
     def __init__(
         self,

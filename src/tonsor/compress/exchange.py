@@ -56,6 +56,25 @@ def is_cheaper(layout: Layout, grad: Tensor, comm: Comm, /) -> bool:
     return grad.ndim >= 2 and max(comm.size, 2) * message < 2 * grad.nbytes
 
 
+def is_used(grad: Tensor, /) -> Tensor:
+    """Tell whether a gradient is not zero everywhere, without waiting for the device.
+
+    Args:
+        grad: Any shape.
+
+    Returns:
+        0-dim boolean; false for no elements, true for what is not a number.
+
+    Example:
+        >>> is_used(torch.tensor([0.0, 2.0])), is_used(torch.zeros(3))
+        (tensor(True), tensor(False))
+    """
+    if grad.numel() == 0:
+        return torch.zeros((), dtype=torch.bool, device=grad.device)
+    low, high = grad.aminmax()  # one pass
+    return (low != 0) | (high != 0)
+
+
 def gather_sparse(
     parts: Sequence[Sparse], comm: Comm, /, *, bits: int | None = None, is_ragged: bool = False
 ) -> list[list[Sparse]]:

@@ -93,7 +93,10 @@ class ErrorFeedback:
 
 def _target(grad: Tensor, wanted: Tensor) -> Tensor:
     """Return what is handed on, in the gradient's type: the bare gradient where it is zero everywhere."""
-    return either(is_used(grad), wanted, grad.to(wanted.dtype)).to(grad.dtype)
+    if grad.numel() == 0:
+        return grad
+    low, high = grad.aminmax()  # one pass; eight times faster than any()
+    return either((low != 0) | (high != 0), wanted, grad.to(wanted.dtype)).to(grad.dtype)
 
 
 def either(condition: Tensor, yes: Tensor, no: Tensor, /) -> Tensor:
@@ -114,25 +117,6 @@ def either(condition: Tensor, yes: Tensor, no: Tensor, /) -> Tensor:
     if condition.device.type == "cpu":
         return yes if condition else no
     return torch.where(condition, yes, no)
-
-
-def is_used(grad: Tensor, /) -> Tensor:
-    """Tell whether a gradient is not zero everywhere, without waiting for the device.
-
-    Args:
-        grad: Any shape.
-
-    Returns:
-        0-dim boolean; false for no elements, true for what is not a number.
-
-    Example:
-        >>> is_used(torch.tensor([0.0, 2.0])), is_used(torch.zeros(3))
-        (tensor(True), tensor(False))
-    """
-    if grad.numel() == 0:
-        return torch.zeros((), dtype=torch.bool, device=grad.device)
-    low, high = grad.aminmax()  # one pass; eight times faster than any()
-    return (low != 0) | (high != 0)
 
 
 def all_finite(tensors: Sequence[Tensor], /) -> Tensor:
