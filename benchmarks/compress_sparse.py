@@ -37,7 +37,7 @@ is there (its own row is in milliseconds); the least and the median over rounds,
 others use at the same time. A whole step is a rule alone in one process: the gradient goes in, and what comes
 out, mean and what was sent, are two dense tensors, whose first touch is most of the cost of the cheap rules.
 The cosine transform is arithmetic: 64 multiplications an element and side, there, and back twice. Rules that
-keep much (DGC: four tensors a step) depend on the large pages the system has free: by itself DGC took 10 copies.
+keep much (DGC: four tensors a step) depend on the large pages the system has free: alone DGC took 10 copies.
 """
 
 
