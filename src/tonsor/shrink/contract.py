@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tonsor.shrink.elementwise import meet, meet_values
-from tonsor.shrink.labels import CONSUMER, INNER, PRODUCER, THROUGH, Labels, varying
+from tonsor.shrink.labels import CONSUMER, INNER, PRODUCER, THROUGH, Labels, some, varying
 from tonsor.shrink.mixing import restless
-from tonsor.shrink.product import matmul_like
+from tonsor.shrink.product import matmul_like, nonzero
 from tonsor.shrink.value import Call, Contraction, NoRule, Value
 
 
@@ -127,7 +127,7 @@ def _sum(
     tail = (1,) * (x.ndim - dim - 1)
     made = rows.reshape((1,) * dim + (-1, *tail))
     layers = (*beside, labels.tidy(made))
-    return Value(call.shape, layers, _live(call, x, weight), contractions=(total,))
+    return Value(call.shape, layers, _live(call, x, weight, dim), contractions=(total,))
 
 
 def _turned(weight: Value) -> Value:
@@ -170,7 +170,7 @@ def _depthwise(call: Call, x: Value, weight: Value, dim: int, labels: Labels) ->
     read = labels.along(x.layers, dim, x.shape[dim], reason)
     labels.meet(rows.view(len(read), -1), read.view(-1, 1), reason)
     made = labels.tidy(rows.reshape((1,) * dim + (-1,) + (1,) * (x.ndim - dim - 1)))
-    return Value(call.shape, (*beside, made), _live(call, x, weight))
+    return Value(call.shape, (*beside, made), _live(call, x, weight, dim))
 
 
 def _beside(x: Value, dim: int, labels: Labels) -> tuple[Tensor, ...]:
@@ -192,16 +192,30 @@ def _padded(padding: Any, shape: tuple[int, ...]) -> bool:
     return any(padding) if isinstance(padding, (list, tuple)) else bool(padding)
 
 
-def _live(call: Call, x: Value, weight: Value) -> Tensor:
+def _live(call: Call, x: Value, weight: Value, dim: int) -> Tensor:
     """Return where the sums can change: where a weight that is not zero reads what can."""
-    weight = call.value("weight") or weight
     if weight.real is None or x.real is None or bool(weight.live.any()):
         return (x.live.any() | weight.live.any()).reshape((1,) * len(call.shape))
-    reads = (weight.real != 0).float()
-    positions = list(range(x.ndim - weight.ndim + 2, x.ndim)) if weight.ndim > 2 else []
-    live = x.whole(restless(x, positions).to(reads.device)).float()
+    positions = list(range(dim + 1, x.ndim))
+    live = restless(x, positions)
+    along = varying(live)
+    if along <= {dim} or (not positions and dim not in along):
+        return _live_rows(live, weight, dim)
+    weight = call.value("weight") or weight
+    reads, live = (weight.real != 0).float(), x.whole(live).to(weight.real.device).float()
     if "weight" in call.given:
         counted: Tensor = call.run(input=live, weight=reads, bias=None)
     else:
         counted = torch.nn.functional.linear(live, reads)
     return counted.cpu() > 0
+
+
+def _live_rows(live: Tensor, weight: Value, dim: int) -> Tensor:
+    """Return which rows read a channel that can change, where it can."""
+    reads = some(nonzero(weight).flatten(2), 2) if weight.ndim > 2 else nonzero(weight)
+    line = live.movedim(dim, -1).reshape(-1, live.shape[dim])
+    if live.shape[dim] > 1:
+        own = line.reshape(-1, reads.shape[1])
+        reads = (reads.reshape(len(own), -1, reads.shape[1]) & own[:, None]).reshape(reads.shape)
+    rows = some(reads, 1).reshape((1,) * dim + (-1,) + (1,) * (live.ndim - dim - 1))
+    return rows & live if live.shape[dim] == 1 else rows

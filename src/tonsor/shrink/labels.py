@@ -30,6 +30,30 @@ def unspread(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def some(flags: Tensor, dim: int) -> Tensor:
+    """Return whether any flag along a dimension is set, on the CPU: NumPy is several times faster there.
+
+    Example:
+        >>> some(torch.tensor([[True, False], [False, False]]), 1)
+        tensor([ True, False])
+    """
+    return torch.from_numpy(flags.numpy().any(dim))
+
+
+def even(live: Tensor) -> Tensor:
+    """Return a boolean tensor of size 1 along every dimension if it is the same everywhere.
+
+    Example:
+        >>> even(torch.tensor([[True, True]])), even(torch.tensor([True, False]))
+        (tensor([[True]]), tensor([ True, False]))
+    """
+    live = unspread(live)
+    if live.numel() < 2:
+        return live
+    one = live.any()
+    return one.reshape((1,) * live.ndim) if one == live.all() else live
+
+
 class Labels:
     """Remember which labels are one, which must stay and why, and what their slices do.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tonsor.shrink.elementwise import align, meet, meet_values
-from tonsor.shrink.labels import Labels, unspread, varying
+from tonsor.shrink.labels import Labels, even, varying
 from tonsor.shrink.node import key
 from tonsor.shrink.value import Call, Value, dims_of
 
@@ -72,7 +72,7 @@ def cat(call: Call, labels: Labels, /) -> Value:
                 labels.meet(parts[0].narrow(dim, 0, 1), part.narrow(dim, 0, 1), reason)
         layers.append(_registered(torch.cat(parts, dim), labels))
     live = torch.cat(_parts(values, [value.live for value in values], dim), dim)
-    return Value(call.shape, tuple(layers), _even(live))
+    return Value(call.shape, tuple(layers), even(live))
 
 
 def stack(call: Call, labels: Labels, /) -> Value:
@@ -142,7 +142,7 @@ def carry(call: Call, value: Value, labels: Labels) -> list[Value]:
         Value(
             shape,
             labels.apart([_registered(layers[i], labels) for layers in moved], call.name),
-            _even(live[i]),
+            even(live[i]),
         )
         for i, shape in enumerate(call.shapes)
     ]
@@ -193,13 +193,6 @@ def _spread(value: Value, compact: Tensor, dims: Collection[int]) -> Tensor:
     """Return one of a value's compact tensors at full size along these dimensions."""
     sizes = [value.shape[dim] if dim in dims else size for dim, size in enumerate(compact.shape)]
     return compact.expand(sizes)
-
-
-def _even(live: Tensor) -> Tensor:
-    """Return what is live in a compact form."""
-    live = unspread(live)
-    one = live.any() if live.numel() else None
-    return one.reshape((1,) * live.ndim) if one is not None and one == live.all() else live
 
 
 def _first(index: Value) -> Tensor:
