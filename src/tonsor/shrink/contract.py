@@ -194,15 +194,15 @@ def _padded(padding: Any, shape: tuple[int, ...]) -> bool:
 
 def _live(call: Call, x: Value, weight: Value, dim: int) -> Tensor:
     """Return where the sums can change: where a weight that is not zero reads what can."""
-    if weight.real is None or x.real is None or bool(weight.live.any()):
+    own = (call.value("weight") or weight).real
+    if own is None or x.real is None or bool(weight.live.any()):
         return (x.live.any() | weight.live.any()).reshape((1,) * len(call.shape))
     positions = list(range(dim + 1, x.ndim))
     live = restless(x, positions)
     along = varying(live)
     if along <= {dim} or (not positions and dim not in along):
         return _live_rows(live, weight, dim)
-    weight = call.value("weight") or weight
-    reads, live = (weight.real != 0).float(), x.whole(live).to(weight.real.device).float()
+    reads, live = (own != 0).float(), x.whole(live).to(own.device).float()
     if "weight" in call.given:
         counted: Tensor = call.run(input=live, weight=reads, bias=None)
     else:
