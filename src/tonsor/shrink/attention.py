@@ -8,7 +8,7 @@ from torch import Tensor
 from tonsor.shrink.elementwise import meet_values, right
 from tonsor.shrink.labels import Labels, varying
 from tonsor.shrink.mixing import restless
-from tonsor.shrink.product import matmul_like, nonzero
+from tonsor.shrink.product import matmul_like, nonzero, within
 from tonsor.shrink.value import Call, Contraction, NoRule, Value
 
 
@@ -52,7 +52,7 @@ def _read(q: Value, k: Value, labels: Labels, name: str) -> tuple[Contraction, .
     """Return what is read of the channels inside heads; nothing where these stay together."""
     last = q.ndim - 1
     line = labels.along(
-        (labels.within(layer, range(last), name) for layer in q.layers), last, q.shape[-1], name
+        (within(layer, set(range(last)), labels, name) for layer in q.layers), last, q.shape[-1], name
     )
     if not bool(line.any()) or q.real is None or k.real is None:
         return ()

@@ -82,6 +82,13 @@ def einsum(call: Call, labels: Labels, /) -> Value:
     return product(call, factors, out, labels)
 
 
+def within(layer: Tensor, heads: set[int], labels: Labels, name: str) -> Tensor:
+    """Join the same places of all heads, where what is inside heads may go; `heads` are dimensions."""
+    layer = labels.tidy(layer)
+    inside = labels.freedom.head_dim and varying(layer) - heads
+    return labels.settle(layer, heads, name) if inside else layer
+
+
 def _inside(factor: Factor, factors: Sequence[Factor], out: str, labels: Labels, name: str) -> Factor:
     """Return a factor whose heads, which all factors and the result have, are joined where that is asked.
 
@@ -91,7 +98,7 @@ def _inside(factor: Factor, factors: Sequence[Factor], out: str, labels: Labels,
         return factor
     heads = {letter for letter in out if all(letter in other.names for other in factors)}
     dims = factor.dims("".join(heads))
-    layers = tuple(labels.within(layer, dims, name) for layer in factor.value.layers)
+    layers = tuple(within(layer, dims, labels, name) for layer in factor.value.layers)
     fixed = "" if layers else factor.value.fixed
     return Factor(replace(factor.value, layers=layers, fixed=fixed), factor.names)
 

@@ -107,8 +107,11 @@ def halves(model, groups, every=2):
     return groups.expand(keep, dict(model.named_parameters())), next(iter(keep.values()))
 
 
-@pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("name", NORMS)
+CASES = [(name, biased) for name in NORMS for biased in (True, False)]
+CASES.remove(("normalize", False))  # a length is a sum, to which a channel that is not zero adds
+
+
+@pytest.mark.parametrize(("name", "biased"), CASES)
 def test_statistics_are_those_of_what_stays_and_nothing_else_changes(name, biased):
     torch.manual_seed(0)
     norm, masked_norm = NORMS[name]
