@@ -20,6 +20,43 @@ def varying(layer: Tensor) -> set[int]:
     return {dim for dim, size in enumerate(layer.shape) if size > 1}
 
 
+def unspread(tensor: Tensor) -> Tensor:
+    """Return an expanded tensor with size 1 along the dimensions it was expanded along.
+
+    Example:
+        >>> unspread(torch.ones(1, 3).expand(4, 3)).shape
+        torch.Size([1, 3])
+    """
+    for dim, step in enumerate(tensor.stride()):
+        if not step and tensor.shape[dim] > 1:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
+
+
+def some(flags: Tensor, dim: int) -> Tensor:
+    """Return whether any flag along a dimension is set, on the CPU: NumPy is several times faster there.
+
+    Example:
+        >>> some(torch.tensor([[True, False], [False, False]]), 1)
+        tensor([ True, False])
+    """
+    return torch.from_numpy(flags.numpy().any(dim))
+
+
+def even(live: Tensor) -> Tensor:
+    """Return a boolean tensor of size 1 along every dimension if it is the same everywhere.
+
+    Example:
+        >>> even(torch.tensor([[True, True]])), even(torch.tensor([True, False]))
+        (tensor([[True]]), tensor([ True, False]))
+    """
+    live = unspread(live)
+    if live.numel() < 2:
+        return live
+    one = live.any()
+    return one.reshape((1,) * live.ndim) if one == live.all() else live
+
+
 class Labels:
     """Remember which labels are one, which must stay and why, and what their slices do.
 
@@ -73,12 +110,13 @@ class Labels:
     def find(self, labels: Tensor) -> Tensor:
         """Return the smallest label that each is joined with, and remember it."""
         found = self.root[labels]
-        while True:
-            above = self.root[found]
-            if torch.equal(above, found):
-                self.root[labels] = found
-                return found
-            found = above
+        above = self.root[found]
+        if torch.equal(above, found):
+            return found
+        while not torch.equal(above, found):
+            found, above = above, self.root[above]
+        self.root[labels] = found
+        return found
 
     def flatten(self) -> Tensor:
         """Let every label point at its root directly; return the roots."""
@@ -122,7 +160,7 @@ class Labels:
 
     def tidy(self, layer: Tensor) -> Tensor:
         """Return the layer in roots, of size 1 along the dimensions where it does not vary."""
-        layer = self.find(layer)
+        layer = self.find(unspread(layer))
         for dim in range(layer.ndim):
             first = layer.narrow(dim, 0, 1) if layer.shape[dim] else layer
             if layer.shape[dim] > 1 and bool((layer == first).all()):

@@ -76,16 +76,30 @@ def restless(value: Value, dims: list[int]) -> Tensor:
     A constant that differs by position, as beside a zero padding, gives another sum for another size of
     the input: it is no constant.
     """
-    if value.real is None or not dims or not all(value.shape):
+    if value.real is None or not dims or not all(value.shape) or bool(value.live.all()):
         return value.live
-    first = value.real
+    along = varying(value.live)
+    if len(along) != 1 or along <= set(dims):
+        return value.live | _uneven(value.real, dims, value.real).cpu()
+    [dim] = along  # the constant channels alone are looked at
+    still = (~value.live).reshape(-1).nonzero().flatten()
+    real = value.real.index_select(dim, still.to(value.real.device))
+    uneven = _uneven(real, dims, value.real).cpu()
+    if not bool(uneven.any()):
+        return value.live
+    return value.whole(value.live).clone().index_copy_(dim, still, uneven)
+
+
+def _uneven(real: Tensor, dims: list[int], whole: Tensor) -> Tensor:
+    """Return what differs from the first along these dimensions by more than roundings of the largest."""
+    first = real
     for dim in dims:
         first = first.narrow(dim, 0, 1)
-    uneven = value.real != first
-    if value.real.is_floating_point():
-        near = ROUNDINGS * torch.finfo(value.real.dtype).eps * value.real.abs().max()
-        uneven = (value.real - first).abs() > near
-    return value.live | uneven.cpu()
+    uneven = real != first
+    if real.is_floating_point() and bool(uneven.any()):
+        near = ROUNDINGS * torch.finfo(real.dtype).eps * whole.abs().max()
+        uneven = (real - first).abs() > near
+    return uneven
 
 
 def _each(

@@ -153,7 +153,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], bat
 
     with (
         evaluating(model),
-        _no_fast_path(),
+        _plainly(),
         torch.random.fork_rng(devices=gpus_of(model)),
         torch.enable_grad(),
         warnings.catch_warnings(),
@@ -188,11 +188,15 @@ def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 @contextmanager
-def _no_fast_path() -> Iterator[None]:
-    """Keep transformer layers from being one opaque operation."""
+def _plainly() -> Iterator[None]:
+    """Keep transformer layers from being one opaque operation, and nodes from naming lines of code."""
+    config: Any = torch.fx.config
     before = torch.backends.mha.get_fastpath_enabled()
+    silent = getattr(config, "do_not_emit_stack_traces", False)
     torch.backends.mha.set_fastpath_enabled(False)
+    config.do_not_emit_stack_traces = True  # a fifth of the time
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+        config.do_not_emit_stack_traces = silent
