@@ -11,6 +11,7 @@ import copy
 import itertools
 import json
 import statistics
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from tonsor.examples.models import resnet
-from tonsor.report import latency, size
+from tonsor.report import size
 from tonsor.shrink import channel_groups, shrink_to
 
 SEEDS, FACTORS = 3, (2, 4, 8)
@@ -40,13 +41,13 @@ of channels was sought by bisection. The form of `shrink_to`'s loss, 1/k² of th
 scores that stays, was chosen on these images (seed 0, factor 4: a linear one gave 80 %)."""
 SPEED = """Measured speed-up against the dense model beside the reduction of the multiplications, one thread.
 All models of a network, the dense one and those of any width and in multiples of 16, were timed in one run
-and in turns, on a machine that had other work: ratio of the medians, in brackets that of the 10th
-percentiles. The wide ResNet has 64 to 256 channels, two blocks a stage, images of 32 x 32; all weights are
-random, as only the time is asked for. "Elsewhere" is the share of the dense and of the small model's time at
-batch 64 that torch's profiler does not find in convolutions: norms, rectifiers and sums shrink with the
-channels, not with their square, and become an ever larger part. "Convolutions" is the speed-up of these
-alone."""
-BATCHES, MULTIPLES = (1, 64), (1, 16)
+and in turns, on a machine that had other work: ratio of the medians of the CPU time, in brackets that of the
+least. The wide ResNet has 64 to 256 channels, two blocks a stage, images of 32 x 32; its weights are
+random, as only the time is asked for. "Convolutions" is the speed-up of these alone at batch 64, in torch's
+profiler: they work in blocks of 16 channels, so that other widths cost what the next multiple of 16 does.
+"Elsewhere" is the share of the time that goes into all else, before and after: norms, rectifiers and sums,
+which shrink with the channels and not with their square."""
+BATCHES = (1, 64)
 
 
 def by_ratio(model: nn.Module, example: Tensor, factor: int, *, everywhere: bool) -> nn.Module:
@@ -119,30 +120,43 @@ def speed(cache: Path) -> list[dict]:
     """Measure the time of both networks, all models of a network in turns."""
     path = cache / "times.jsonl"
     wide, image = partial(resnet, width=64, blocks=(2, 2, 2)), torch.randn(1, 1, 32, 32)
-    last = torch.channels_last
     nets = {
-        "wide ResNet": (wide(), image, 5),
-        "wide ResNet, channels last": (wide().to(memory_format=last), image.to(memory_format=last), 5),
-        "ResNet 14 x 14": (resnet(), torch.randn(1, 1, 14, 14), 40),
+        "wide ResNet": (wide(), image, 5, (1, 16)),
+        "ResNet 14 x 14": (resnet(), torch.randn(1, 1, 14, 14), 25, (1,)),
     }
-    for name, (dense, example, rounds) in nets.items():
+    for name, (dense, example, rounds, multiples) in nets.items():
         if any(row["net"] == name for row in read(path)):
             continue
         models = {"dense": dense.eval()}
-        for factor, multiple in itertools.product(FACTORS, MULTIPLES):
+        for factor, multiple in itertools.product(FACTORS, multiples):
             models[f"{factor}/{multiple}"] = by_target(models["dense"], example, factor, multiple=multiple)
-        times = latency(models, example, batches=BATCHES, rounds=rounds)
+        times = {str(batch): seconds(models, example, batch, rounds) for batch in BATCHES}
         parts = {key: convolutions(model, example) for key, model in models.items()}
         macs = {key: size(model, example)["macs"] for key, model in models.items()}
         for key in list(models)[1:]:
             factor, multiple = map(int, key.split("/"))
             row = {"net": name, "factor": factor, "multiple": multiple, "macs": macs["dense"] / macs[key]}
             for batch, middle in itertools.product(map(str, BATCHES), ("median", "low")):
-                row[f"{batch} {middle}"] = times["dense"][batch][middle] / times[key][batch][middle]
+                row[f"{batch} {middle}"] = times[batch]["dense"][middle] / times[batch][key][middle]
             row |= {"convolutions": parts["dense"][0] / parts[key][0]}
             row |= {"elsewhere": [1 - conv / whole for conv, whole in (parts["dense"], parts[key])]}
             add(path, row)
     return read(path)
+
+
+def seconds(
+    models: dict[str, nn.Module], example: Tensor, batch: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Return median and minimum of the CPU seconds of one call, the models taking turns."""
+    x = example.expand(batch, *example.shape[1:]).contiguous()
+    taken: dict[str, list[float]] = {name: [] for name in models}
+    with torch.no_grad():
+        for _ in range(rounds + 2):
+            for name, model in models.items():
+                start = time.process_time()
+                model.eval()(x)
+                taken[name].append(time.process_time() - start)
+    return {name: {"median": statistics.median(own[2:]), "low": min(own[2:])} for name, own in taken.items()}
 
 
 def convolutions(model: nn.Module, example: Tensor) -> tuple[float, float]:

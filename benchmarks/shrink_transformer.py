@@ -28,7 +28,7 @@ from tonsor.shrink import ChannelGroups, channel_groups, shrink_
 
 SENTENCES = 400  # to calibrate; 1000 others are held out
 SHARES = (0.25, 0.5)  # removed
-LENGTH, TURNS = 32, 30  # tokens of a timed sentence; calls of each model
+LENGTH, TURNS = 32, 15  # tokens of a timed sentence; calls of each model
 READERS = {"units": "output.dense.weight", "heads": "attention.output.dense.weight"}
 WAYS = {
     "units": ("magnitude", "activation", "greedy"),
@@ -40,9 +40,9 @@ calibration sentences of {text}, 1000 others held out. The same share of every l
 `shrink_`, which proves each cut; cosine is that of the mean-pooled embedding with the dense model's, the
 neighbour is the nearest other sentence. Chosen by magnitude (L2 of a unit's rows and columns), by activation
 (root of its mean square times the norm of what reads it), or greedily by `prune.eliminate`, a head being
-32 inputs at once. Refit: `prune.heal` on the same sentences, no labels. Milliseconds of one call on sentences
-of {length} tokens: median of {turns} calls and middle half, one thread, taken in turns with the dense model
-on a machine that had other work; x is the ratio of the medians."""
+32 inputs at once. Refit: `prune.heal` on the same sentences, no labels. CPU milliseconds of one call on
+sentences of {length} tokens: median of {turns} calls and middle half, one thread, taken in turns with the
+dense model on a machine that had other work; x is the ratio of the medians."""
 
 
 class Cutter(Encoder):
@@ -117,9 +117,9 @@ class Cutter(Encoder):
         with torch.no_grad():
             for _ in range(TURNS + 3):
                 for model, times in taken.items():
-                    start = time.perf_counter()
+                    start = time.process_time()
                     model(**given)
-                    times.append((time.perf_counter() - start) * 1000)
+                    times.append((time.process_time() - start) * 1000)
         dense, less = (quantiles(times[3:], n=4) for times in taken.values())
         return {
             **{f"dense {i}": value for i, value in enumerate(dense)},

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tonsor.shrink.compact import some
 from tonsor.shrink.elementwise import meet, meet_values
-from tonsor.shrink.labels import CONSUMER, INNER, PRODUCER, THROUGH, Labels, some, varying
+from tonsor.shrink.labels import CONSUMER, INNER, PRODUCER, THROUGH, Labels, varying
 from tonsor.shrink.mixing import restless
 from tonsor.shrink.product import matmul_like, nonzero
 from tonsor.shrink.value import Call, Contraction, NoRule, Value

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from tonsor.shrink.compact import unspread
 from tonsor.shrink.freedom import Freedom
 
 THROUGH, PRODUCER, CONSUMER = 0, 1, 2  # what a weight's slice does to its channel; 3 is both
@@ -18,43 +19,6 @@ MEASURED = "nothing but a statistic reads it"
 def varying(layer: Tensor) -> set[int]:
     """Return the dimensions along which a compact layer is not constant."""
     return {dim for dim, size in enumerate(layer.shape) if size > 1}
-
-
-def unspread(tensor: Tensor) -> Tensor:
-    """Return an expanded tensor with size 1 along the dimensions it was expanded along.
-
-    Example:
-        >>> unspread(torch.ones(1, 3).expand(4, 3)).shape
-        torch.Size([1, 3])
-    """
-    for dim, step in enumerate(tensor.stride()):
-        if not step and tensor.shape[dim] > 1:
-            tensor = tensor.narrow(dim, 0, 1)
-    return tensor
-
-
-def some(flags: Tensor, dim: int) -> Tensor:
-    """Return whether any flag along a dimension is set, on the CPU: NumPy is several times faster there.
-
-    Example:
-        >>> some(torch.tensor([[True, False], [False, False]]), 1)
-        tensor([ True, False])
-    """
-    return torch.from_numpy(flags.numpy().any(dim))
-
-
-def even(live: Tensor) -> Tensor:
-    """Return a boolean tensor of size 1 along every dimension if it is the same everywhere.
-
-    Example:
-        >>> even(torch.tensor([[True, True]])), even(torch.tensor([True, False]))
-        (tensor([[True]]), tensor([ True, False]))
-    """
-    live = unspread(live)
-    if live.numel() < 2:
-        return live
-    one = live.any()
-    return one.reshape((1,) * live.ndim) if one == live.all() else live
 
 
 class Labels:

@@ -5,8 +5,9 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
+from tonsor.shrink.compact import even
 from tonsor.shrink.elementwise import align, meet, meet_values
-from tonsor.shrink.labels import Labels, even, varying
+from tonsor.shrink.labels import Labels, varying
 from tonsor.shrink.node import key
 from tonsor.shrink.value import Call, Value, dims_of
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tonsor.shrink.labels import even
+from tonsor.shrink.compact import even
 from tonsor.shrink.value import Call, Value
 
 FLAGS = ("train", "training")

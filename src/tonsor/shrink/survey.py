@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from tonsor.shrink.compact import some
 from tonsor.shrink.groups import ChannelGroups
 from tonsor.shrink.interpret import Interpreter
-from tonsor.shrink.labels import some
 from tonsor.shrink.mixing import restless
 from tonsor.shrink.trace import Trace, gpus_of, named_tensors
 from tonsor.shrink.value import Contraction
