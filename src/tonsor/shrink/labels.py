@@ -67,9 +67,9 @@ class Labels:
 
     def find(self, labels: Tensor) -> Tensor:
         """Return the smallest label that each is joined with, and remember it."""
-        found = self.root[labels]
+        found = self.root.take(labels)
         while True:
-            above = self.root[found]
+            above = self.root.take(found)
             if torch.equal(above, found):
                 self.root[labels] = found
                 return found

@@ -1,6 +1,5 @@
 """Remove what is zero from a model, in place and with a proof."""
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 
 from tonsor.modes import evaluating
 from tonsor.sharded import is_sharded
+from tonsor.shrink.copies import copied
 from tonsor.shrink.cut import slice_state
 from tonsor.shrink.decide import decide
 from tonsor.shrink.followed import Average, averages, check_average, follow_
@@ -136,7 +136,7 @@ def _check(model: nn.Module, groups: ChannelGroups, masks: Mapping[str, Tensor])
 def _copied(model: nn.Module) -> nn.Module:
     """Return a copy of the model to try things on."""
     try:
-        return copy.deepcopy(model)
+        return copied(model)
     except MODEL_ERRORS as error:
         raise ValueError(
             f"shrink.shrink_: {type(model).__name__} cannot be copied, and nothing is done without a "

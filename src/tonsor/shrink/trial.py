@@ -1,6 +1,5 @@
 """Try a plan on a copy: as the module is, with its numbers corrected, with its graph in place of its code."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tonsor.shrink.attributes import correct_, corrected
+from tonsor.shrink.copies import copied
 from tonsor.shrink.forward import GraphForward
 from tonsor.shrink.groups import ChannelGroups
 from tonsor.shrink.kept import Kept, kept_of
@@ -69,7 +69,7 @@ def tried(masked: nn.Module, plan: Plan, groups: ChannelGroups, *, quick: bool =
         >>> tried(model, plan_for(groups, [], Decision(groups.roots < 0, {}, ()), model), groups).reason
         ''
     """
-    small = copy.deepcopy(masked)
+    small = copied(masked)
     plan.apply_(small)
     example = groups.trace.example
     try:
@@ -86,7 +86,7 @@ def tried(masked: nn.Module, plan: Plan, groups: ChannelGroups, *, quick: bool =
 
 def _proved(masked: nn.Module, small: nn.Module, trial: Trial, example: Example) -> Trial | None:
     """Return what was tried with its difference if it makes a copy equal."""
-    again = copy.deepcopy(small)
+    again = copied(small)
     trial.finish_(again)
     try:
         return replace(trial, difference=prove(masked, again, example))
