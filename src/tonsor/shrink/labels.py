@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 THROUGH, PRODUCER, CONSUMER = 0, 1, 2  # what a weight's slice does to its channel; 3 is both
+DIRECTION = 4  # and what is divided by its own length: it is sliced, but never set to zero
 INNER = "inside a kernel"  # the reason of dimensions that are no channels: they are not reported
 
 UNUSED = "no layer makes or reads it"
