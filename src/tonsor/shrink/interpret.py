@@ -25,10 +25,11 @@ from tonsor.shrink.node import (
     written,
 )
 from tonsor.shrink.rules import RULES
-from tonsor.shrink.trace import Trace
+from tonsor.shrink.trace import MODEL_ERRORS, Trace
 from tonsor.shrink.value import Call, Contraction, NoRule, Value, execute
 
 INPUT, OUTPUT = "model input", "model output"
+BLOCKS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}  # where each has its graph
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class Interpreter:
             return self._watched(checked(rule(call, self.labels), call))
         except NoRule as error:
             return self._frozen(call, f"{reason}: {error}")
-        except (RuntimeError, TypeError, LookupError):
+        except MODEL_ERRORS:
             if self.example is not None:
                 raise
             self.unruled.add(node)
@@ -216,12 +217,17 @@ class Interpreter:
         return execute(call.op, given)
 
     def _higher_order(self, node: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Walk into a `torch.no_grad()` block; any other block with a graph of its own has no rule."""
+        """Walk into a block that sets gradients or types; any other with a graph of its own has no rule."""
         name = str(node.target)
-        if name == "wrap_with_set_grad_enabled":
-            graph = args[1].graph
+        if name in BLOCKS:
+            place_ = BLOCKS[name]
+            graph = args[place_].graph
             inner = [node for node in graph.nodes if node.op == "placeholder"]
-            return self._walk(graph, dict(zip(inner, args[2:], strict=True)))
+            known = dict(zip(inner, args[place_ + 1 :], strict=True))
+            if name == "wrap_with_set_grad_enabled":
+                return self._walk(graph, known)
+            with torch.autocast(args[0], dtype=args[1], enabled=args[2], cache_enabled=False):
+                return self._walk(graph, known)
         given = {str(i): item for i, item in enumerate([*args, *kwargs.values()])}
         call = Call(f"{name}{place(node)}", node.target, given, shapes(node.meta.get("val")))
         reason = f"no rule for {call.name}"

@@ -10,6 +10,7 @@ from tonsor.shrink.compact import unspread
 from tonsor.shrink.freedom import Freedom
 
 THROUGH, PRODUCER, CONSUMER = 0, 1, 2  # what a weight's slice does to its channel; 3 is both
+DIRECTION = 4  # and what is divided by its own length: it is sliced, but never set to zero
 INNER = "inside a kernel"  # the reason of dimensions that are no channels: they are not reported
 
 UNUSED = "no layer makes or reads it"
@@ -73,12 +74,12 @@ class Labels:
 
     def find(self, labels: Tensor) -> Tensor:
         """Return the smallest label that each is joined with, and remember it."""
-        found = self.root[labels]
-        above = self.root[found]
+        found = self.root.take(labels)
+        above = self.root.take(found)
         if torch.equal(above, found):
             return found
         while not torch.equal(above, found):
-            found, above = above, self.root[above]
+            found, above = above, self.root.take(above)
         self.root[labels] = found
         return found
 

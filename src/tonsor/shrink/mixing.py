@@ -28,7 +28,10 @@ def spatial(call: Call, labels: Labels, /) -> list[Value] | Value:
     value = call.first()
     found = re.search(r"(\d)d", call.name)
     count = int(found[1]) if found else value.ndim - 2
-    return _each(call, value, list(range(value.ndim - count, value.ndim)), labels)
+    dims = list(range(value.ndim - count, value.ndim))
+    if "adaptive" in call.name:  # what keeps its size is not mixed
+        dims = [dim for dim in dims if call.shape[dim] != value.shape[dim]]
+    return _each(call, value, dims, labels)
 
 
 def mix(

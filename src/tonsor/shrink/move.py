@@ -9,7 +9,7 @@ from tonsor.shrink.compact import even
 from tonsor.shrink.elementwise import align, meet, meet_values
 from tonsor.shrink.labels import Labels, varying
 from tonsor.shrink.node import key
-from tonsor.shrink.value import Call, Value, dims_of
+from tonsor.shrink.value import Call, NoRule, Value, dims_of
 
 VIEWS = ("aten.view", "aten._unsafe_view", "aten.reshape")
 TURNS = ("aten.roll", "aten.flip")
@@ -19,6 +19,20 @@ MADE = 2**15  # sizes of a tensor of the model's own making up to which it has l
 def move(call: Call, labels: Labels, /) -> Value | list[Value]:
     """Carry the operation out on each layer; what it splits may only lose whole slices later."""
     return as_returned(call, carry(call, call.first(), labels))
+
+
+def widen(call: Call, labels: Labels, /) -> Value:
+    """Carry a widening out; a constant follows what it meets, as one filter for all channels does."""
+    value = call.first()
+    moved = carry(call, value, labels)[0]
+    lead = (1,) * (moved.ndim - value.ndim) + value.shape
+    layers = list(moved.layers)
+    for dim, size in enumerate(call.shape):
+        grown = value.constant and lead[dim] == 1 and 1 < size <= MADE
+        if grown and not any(dim in varying(layer) for layer in layers):
+            shape = [size if own == dim else 1 for own in range(moved.ndim)]
+            layers.append(labels.new(size).reshape(shape))
+    return Value(call.shape, tuple(layers), moved.live)
 
 
 def pick(call: Call, labels: Labels, /) -> Value | list[Value]:
@@ -135,7 +149,9 @@ def made(call: Call, labels: Labels, /) -> Value:
 
 def carry(call: Call, value: Value, labels: Labels) -> list[Value]:
     """Run the operation on the layers and on what is live; return a value for each tensor it gives."""
-    slot = next(name for name, given in call.given.items() if isinstance(given, Value))
+    slot = next((name for name, given in call.given.items() if isinstance(given, Value)), "")
+    if not slot:
+        raise NoRule("several tensors at once")
     moved = [_run(call, slot, value, layer) for layer in value.layers]
     chosen = any(bool(other.live.any()) for other in call.values[1:])  # by an index that can change
     live = _run(call, slot, value, value.live | chosen)

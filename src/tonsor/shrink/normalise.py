@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tonsor.shrink.elementwise import meet_values
-from tonsor.shrink.labels import Labels, varying
+from tonsor.shrink.labels import DIRECTION, Labels, varying
 from tonsor.shrink.mixing import mix
 from tonsor.shrink.product import Factor, summed
 from tonsor.shrink.value import Call, Value
@@ -57,9 +57,16 @@ def layer_norm(call: Call, labels: Labels, /) -> Value:
 
 
 def weight_norm(call: Call, labels: Labels, /) -> Value:
-    """Let rows stay, whose length must not be zero. What the length is a sum of can go where it is zero."""
-    v, dim = call.given["v"], call.given["dim"]
-    labels.freeze(labels.along(v.layers, dim % v.ndim, v.shape[dim], call.name), call.name)
+    """Join each row with its length; a row is never set to zero. What the length is a sum of can go if it is.
+
+    Without a length for each row the one length there is stays, and so do the rows.
+    """
+    v, g, dim = call.given["v"], call.given["g"], call.given["dim"]
+    for layer in map(labels.tidy, v.layers):
+        if varying(layer) == {dim % v.ndim}:
+            labels.mark(layer, DIRECTION)
+            if g.ndim != v.ndim:
+                labels.freeze(layer, call.name)
     joined = meet_values(call.values, call.shape, labels, call.name)
     read = []
     for layer in map(labels.tidy, joined.layers):

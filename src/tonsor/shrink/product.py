@@ -56,8 +56,9 @@ def product(call: Call, factors: Sequence[Factor], out: str, labels: Labels) -> 
     met = meet_values(rest, call.shape, labels, call.name)
     read = []
     for name in over:
-        line = _joined(lines[name], factors, labels, call.name)
-        read += [summed(factors, name, line)] if line is not None and _known(factors) else []
+        line = _joined([line for line in lines[name] if len(line)], factors, labels, call.name)
+        own = [factor for factor in factors if name in factor.names]
+        read += [summed(own, name, line)] if line is not None and _known(factors) else []
     return Value(call.shape, met.layers, _live(factors, out), contractions=tuple(read))
 
 
@@ -73,11 +74,11 @@ def matmul_like(call: Call, x: Value, y: Value, labels: Labels) -> Value:
 
 
 def einsum(call: Call, labels: Labels, /) -> Value:
-    """Read the letters of one or two tensors; what the result has not is summed."""
+    """Read the letters of the tensors; what the result has not is summed."""
     values = call.values
     operands, out = _letters(call.given["equation"], [value.ndim for value in values])
-    if len(values) > 2 or any(len(set(names)) < len(names) for names in operands):
-        raise NoRule("more than two tensors, or a diagonal")
+    if any(len(set(names)) < len(names) for names in operands):
+        raise NoRule("a diagonal")
     factors = [Factor(value, names) for value, names in zip(values, operands, strict=True)]
     return product(call, factors, out, labels)
 
@@ -138,12 +139,14 @@ def _line(factor: Factor, inner: list[tuple[str, Tensor]], name: str, labels: La
 
 def _joined(lines: list[Tensor], factors: Sequence[Factor], labels: Labels, reason: str) -> Tensor | None:
     """Join what is summed; a label whose partner has none, or that has no partner, is frozen."""
-    if len(lines) == 1 or any(len(line) != max(map(len, lines)) for line in lines):
+    if any(len(line) != max(map(len, lines)) for line in lines):
         for line in lines:
             labels.freeze(line, reason)
         return None
     why = next((f.value.fixed for f in factors if f.value.fixed), reason)
-    line = labels.meet(lines[0], lines[1], why)
+    line = lines[0]
+    for other in lines[1:]:
+        line = labels.meet(line, other, why)
     return line if bool((line > 0).any()) else None
 
 

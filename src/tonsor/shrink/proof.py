@@ -1,6 +1,5 @@
 """Prove that a sliced model computes what the masked one does."""
 
-import copy
 import traceback
 from collections.abc import Iterator, Mapping
 from types import FrameType
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tonsor.modes import evaluating
+from tonsor.shrink.copies import copied
 from tonsor.shrink.trace import MODEL_ERRORS, gpus_of
 
 # How far outputs may lie apart, as a share of the largest output.
@@ -122,7 +122,7 @@ def _is_narrow(model: nn.Module) -> bool:
 
 def _wide(model: nn.Module) -> nn.Module:
     """Return a copy of a model in float64."""
-    return copy.deepcopy(model).double()
+    return copied(model).double()
 
 
 def _widened(

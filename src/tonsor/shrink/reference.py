@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from tonsor.shrink.copies import copied
 from tonsor.shrink.forward import GraphForward
 from tonsor.shrink.kept import Kept, nodes_of
 from tonsor.shrink.node import bind, key, named
@@ -57,7 +58,7 @@ def reference(masked: nn.Module, trace: Trace, kept: Kept) -> tuple[nn.Module, t
     if not changed:
         return masked, ()
     module.recompile()
-    model = copy.deepcopy(masked)
+    model = copied(masked)
     object.__setattr__(model, "forward", GraphForward(model, module, trace).forward)
     return model, tuple(dict.fromkeys(changed))
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tonsor.modes import evaluating
 from tonsor.sharded import is_sharded
+from tonsor.shrink.copies import masked_copy
 from tonsor.shrink.cut import slice_state
 from tonsor.shrink.decide import decide
 from tonsor.shrink.followed import Average, averages, check_average, follow_
@@ -17,7 +18,6 @@ from tonsor.shrink.shrunk import Shrunk, told
 from tonsor.shrink.survey import Reading, survey
 from tonsor.shrink.trace import MODEL_ERRORS, named_tensors
 from tonsor.shrink.trial import Trial, tried
-from tonsor.shrink.twin import masked_copy
 from tonsor.spelling import unknown
 from tonsor.tensors import apply_masks_, distinct
 

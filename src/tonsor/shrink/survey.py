@@ -11,7 +11,7 @@ from tonsor.shrink.compact import some
 from tonsor.shrink.groups import ChannelGroups
 from tonsor.shrink.interpret import Interpreter
 from tonsor.shrink.mixing import restless
-from tonsor.shrink.trace import Trace, gpus_of, named_tensors
+from tonsor.shrink.trace import MODEL_ERRORS, Trace, gpus_of, named_tensors
 from tonsor.shrink.value import Contraction
 
 BIASED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # modules that can be given a bias
@@ -95,7 +95,12 @@ def survey(model: nn.Module, groups: ChannelGroups) -> list[Reading]:
         readings.append(_reading(contraction, groups.roots, _home(model, contraction, uses)))
 
     with torch.random.fork_rng(devices=gpus_of(model)):
-        Interpreter(trace, own, example, watch, set(groups.unruled)).run()
+        try:
+            Interpreter(trace, own, example, watch, set(groups.unruled)).run()
+        except MODEL_ERRORS as error:
+            raise ValueError(
+                f"shrink.shrink_: the graph of {type(model).__name__} cannot be run step by step: {error}"
+            ) from error
     runs = Counter(reading.bias for reading in readings)
     return [reading if runs[reading.bias] == 1 else replace(reading, bias="") for reading in readings]
 

@@ -1,10 +1,9 @@
 """A model's exported graph, and who its inputs are."""
 
 import inspect
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from tonsor.modes import evaluating
 from tonsor.shrink.freedom import Freedom
+from tonsor.shrink.tidy import check_sizes, tidy_
 
 # What a model's own forward may raise.
 MODEL_ERRORS = (
@@ -80,8 +80,14 @@ def trace_of(
     """
     from torch.utils._pytree import tree_leaves
 
-    program = _export(model, args, dict(kwargs), batch)
-    _tidy_(program.graph)
+    forget_(model)
+    try:
+        program = _export(model, args, dict(kwargs), batch)
+    finally:
+        forget_(model)
+    tidy_(program.graph)
+    if not batch:
+        check_sizes(program.graph, type(model).__name__)
     tensors = named_tensors(model)
     names = first_names(tensors)
     sources, constants, placeholders = {}, {}, []
@@ -100,13 +106,27 @@ def trace_of(
     return Trace(program.graph, sources, constants, inputs, names, shapes, buffers, example, specs)
 
 
-def _tidy_(graph: Any) -> None:
-    """Take out of a graph what does nothing: results that nobody uses, slices that take everything."""
-    for node in list(graph.nodes):
-        if node.target is torch.ops.aten.slice.Tensor and node.args[2:] == (0, sys.maxsize):
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
+def forget_(model: nn.Module) -> None:
+    """Let a model drop what its forward keeps between calls in eval mode, as caches of attention biases.
+
+    A module that keeps something has a `train` of its own, which drops it; its flags are left as they are.
+
+    Example:
+        >>> class Caching(nn.Module):
+        ...     def train(self, mode=True):
+        ...         self.cache = {}
+        ...         return super().train(mode)
+        >>> model = Caching().eval(); model.cache["bias"] = 1
+        >>> forget_(model); model.cache, model.training
+        ({}, False)
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    for module, _ in flags:
+        if type(module).train is not nn.Module.train:
+            with suppress(*MODEL_ERRORS):  # an exported graph refuses it
+                module.train(True)
+    for module, training in flags:
+        module.training = training
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tonsor.shrink.attributes import correct_, corrected
+from tonsor.shrink.copies import twin
 from tonsor.shrink.forward import GraphForward
 from tonsor.shrink.groups import ChannelGroups
 from tonsor.shrink.kept import Kept, kept_of
@@ -16,7 +17,6 @@ from tonsor.shrink.proof import Proof, Unequal
 from tonsor.shrink.reference import reference
 from tonsor.shrink.rewrite import rewritten
 from tonsor.shrink.trace import MODEL_ERRORS, Trace, trace_of
-from tonsor.shrink.twin import twin
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,40 @@
-"""Copy a model without copying its weights."""
+"""Copies of a model to try things on, without what its forward keeps between calls."""
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from tonsor.shrink.trace import named_tensors
+from tonsor.shrink.trace import forget_, named_tensors
 from tonsor.tensors import apply_masks_
+
+Kind = TypeVar("Kind", bound=nn.Module)
+
+
+def copied(model: Kind, known: Mapping[int, Tensor] | None = None) -> Kind:
+    """Return a copy of a model.
+
+    What its forward computed and left in an attribute, as a weight that a hook makes or a cache of
+    attention biases, is copied as a plain tensor: torch refuses to copy it as it is.
+
+    Args:
+        model: The module.
+        known: What stands for a tensor in the copy, by the tensor's `id`.
+
+    Example:
+        >>> import torch
+        >>> layer = nn.Linear(1, 1); layer.cache = {"twice": 2 * layer.weight}
+        >>> copied(layer).cache["twice"].requires_grad
+        False
+    """
+    memo: dict[int, Any] = dict(known or {})
+    for module in model.modules():
+        for tensor in _computed(vars(module)):
+            memo[id(tensor)] = tensor.detach().clone()
+    copy_ = copy.deepcopy(model, memo)
+    forget_(copy_)
+    return copy_
 
 
 def twin(model: nn.Module, *, own: Collection[str] = ()) -> nn.Module:
@@ -28,7 +56,7 @@ def twin(model: nn.Module, *, own: Collection[str] = ()) -> nn.Module:
         for tensor in model.parameters()
         if type(tensor) is nn.Parameter and id(tensor) not in written
     }
-    return copy.deepcopy(model, shared)
+    return copied(model, shared)
 
 
 def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
@@ -47,7 +75,17 @@ def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
         if type(tensor) is nn.Parameter:
             before = zeroed.get(id(tensor), tensor).detach()
             zeroed[id(tensor)] = nn.Parameter(before.masked_fill(~mask, 0), tensor.requires_grad)
-    copied = copy.deepcopy(model, dict(zeroed))
+    masked = copied(model, zeroed)
     rest = {name: mask for name, mask in masks.items() if id(tensors[name]) not in zeroed}
-    apply_masks_(named_tensors(copied), rest)
-    return copied
+    apply_masks_(named_tensors(masked), rest)
+    return masked
+
+
+def _computed(item: Any) -> Iterator[Tensor]:
+    """Yield the tensors in attributes that autograd computed, also those inside dicts and lists."""
+    if isinstance(item, Tensor):
+        if item.grad_fn is not None:
+            yield item
+    elif isinstance(item, (Mapping, list, tuple)):
+        for part in item.values() if isinstance(item, Mapping) else item:
+            yield from _computed(part)
