@@ -162,13 +162,11 @@ class Interpreter:
         given = bind(node.target, args, kwargs)
         call = Call(named(node), node.target, given, shapes(node.meta.get("val")))
         result = self._ruled(call, node)
-        values = call.values
-        real = self._executed(call, values)
+        values, real = call.values, self._executed(call, call.values)
         if call.op._schema.is_mutable and any(bool(value.live.any()) for value in values):
             _stir_(known, written(call))
         fixed = next((v.fixed for v in values if v.fixed), call.name)
-        constant = all(v.constant for v in values)
-        return completed(result, real, fixed, constant=constant)
+        return completed(result, real, fixed, constant=all(v.constant for v in values))
 
     def _ruled(self, call: Call, node: Any) -> Any:
         """Apply the operation's rule; where there is none, freeze."""
