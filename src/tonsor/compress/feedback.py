@@ -58,7 +58,7 @@ class ErrorFeedback:
         averaged = self.compressor(targets, comm)
         finite = all_finite(list(averaged.mean.values()))
         for name, sent in averaged.sent.items():
-            self._residuals[name] = _either(finite, wanted[name] - sent, self._residuals[name])
+            self._residuals[name] = either(finite, wanted[name] - sent, self._residuals[name])
         return averaged
 
     def _residual(self, name: str, grad: Tensor) -> Tensor:
@@ -96,11 +96,24 @@ def _target(grad: Tensor, wanted: Tensor) -> Tensor:
     if grad.numel() == 0:
         return grad
     low, high = grad.aminmax()  # one pass; eight times faster than any()
-    return _either((low != 0) | (high != 0), wanted, grad.to(wanted.dtype)).to(grad.dtype)
+    return either((low != 0) | (high != 0), wanted, grad.to(wanted.dtype)).to(grad.dtype)
 
 
-def _either(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Return one of two tensors; on the CPU, where nothing waits, without a pass over the memory."""
+def either(condition: Tensor, yes: Tensor, no: Tensor, /) -> Tensor:
+    """Return one of two tensors; on the CPU, where nothing waits, without a pass over the memory.
+
+    Args:
+        condition: 0-dim boolean.
+        yes: Returned where it is true.
+        no: Returned where it is not; shaped and typed as `yes`.
+
+    Returns:
+        One of the two: on the CPU the very tensor, elsewhere a new one.
+
+    Example:
+        >>> either(torch.tensor(True), torch.tensor(1.0), torch.tensor(2.0))
+        tensor(1.)
+    """
     if condition.device.type == "cpu":
         return yes if condition else no
     return torch.where(condition, yes, no)
