@@ -6,6 +6,8 @@ from typing import Any
 from tonsor.compress.comm import Comm as Comm
 from tonsor.compress.ddp import compress_ddp as compress_ddp
 from tonsor.compress.dense import dense as dense
+from tonsor.compress.diloco import DiLoCo as DiLoCo
+from tonsor.compress.diloco import local_sgd as local_sgd
 from tonsor.compress.ef21 import EF21 as EF21
 from tonsor.compress.error_budget import ErrorBudget as ErrorBudget
 from tonsor.compress.feedback import ErrorFeedback as ErrorFeedback

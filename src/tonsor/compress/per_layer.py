@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from types import MappingProxyType
 from typing import Any, final
 
 from torch import Tensor
@@ -41,11 +40,9 @@ class PerLayer:
         {'head.weight': tensor([[1., 2., 3., 4.]]), 'body.weight': tensor([[0., 0., 0., 4.]])}
     """
 
-    def __init__(
-        self, compressor: Compressor, /, *, layers: Mapping[str, Compressor] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, compressor: Compressor, /, *, layers: Mapping[str, Compressor] | None = None) -> None:
         self.compressor = compressor
-        self.layers = dict(layers)
+        self.layers = dict(layers or {})
         self._names: set[str] = set()
         self._is_checked = False
 
