@@ -11,6 +11,8 @@ from tonsor.compress.diloco import local_sgd as local_sgd
 from tonsor.compress.ef21 import EF21 as EF21
 from tonsor.compress.error_budget import ErrorBudget as ErrorBudget
 from tonsor.compress.feedback import ErrorFeedback as ErrorFeedback
+from tonsor.compress.galore import GaLore as GaLore
+from tonsor.compress.held import HeldGradients as HeldGradients
 from tonsor.compress.local_clip import LocalClip as LocalClip
 from tonsor.compress.only_large import OnlyLarge as OnlyLarge
 from tonsor.compress.per_layer import PerLayer as PerLayer
