@@ -51,6 +51,8 @@ class EF21:
         https://arxiv.org/abs/2305.15155
     """
 
+    own_state = ("own", "smooth")
+
     def __init__(self, compressor: Compressor, /, *, momentum: float = 0.0) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(f"compress.EF21: momentum must lie in [0, 1); got {momentum}")

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, final
 
@@ -17,13 +18,12 @@ from tonsor.compress.protocol import Averaged, Compressor
 LEVELS: dict[str, tuple[float, ...]] = {
     "density": tuple(2.0**-power for power in range(16, -1, -1)),
     "rank": (1, 2, 4, 8, 16, 32, 64, 128, 256),
-    "bits": (4, 8),
 }
 
 
 @final
 class ErrorBudget:
-    r"""Choose density, rank or bits of each tensor and step by a wanted error instead of a ratio.
+    r"""Choose density, rank or rule of each tensor and step by a wanted error instead of a ratio.
 
     The relative error over all workers is
     :math:`\epsilon = \sqrt{\sum_i \|g_i - s_i\|^2 / \sum_i \|g_i\|^2}`. Where it was above the wanted one,
@@ -33,13 +33,15 @@ class ErrorBudget:
     nothing.
 
     Wrap it as `ErrorFeedback(ErrorBudget(TopK()))`: it looks at what the rule itself loses. The rule
-    starts from its own setting, or the level nearest to it; one without a setting is only measured. Beside
-    the rule's messages, one for each level that a bucket has, a mean of 16 bytes a tensor is sent.
+    starts from its own setting, or the level nearest to it; one without a setting is only measured, unless
+    `finer` rules are given, to step through numbers of more bits: `ErrorBudget(int4, finer=[int8, dense])`.
+    Beside the rule's messages, one for each level that a bucket has, a mean of 16 bytes a tensor is sent.
 
     `errors` and `settings` hold, by parameter name, the last relative error and what the next step uses.
 
     Args:
-        compressor: A rule with `density`, `rank` or `bits`; it is copied for each level.
+        compressor: A rule with `density` or `rank`, or the coarsest of several; copied for each level.
+        finer: Rules that follow it, each finer than the one before; then settings are left as they are.
         error: The wanted relative error, in (0, 1); smaller sends more. `TopK` at 1 % has about 0.9,
             numbers of 8 bits 0.01.
         patience: Steps that a tensor stays finer after it was too coarse, at least 1; more is steadier.
@@ -59,23 +61,33 @@ class ErrorBudget:
         {'w': 0.0} {'w': 0.5}
     """
 
-    def __init__(self, compressor: Compressor, /, *, error: float = 0.5, patience: int = 20) -> None:
+    def __init__(
+        self,
+        compressor: Compressor,
+        /,
+        *,
+        error: float = 0.5,
+        patience: int = 20,
+        finer: Sequence[Compressor] = (),
+    ) -> None:
         if not 0 < error < 1:
             raise ValueError(f"compress.ErrorBudget: error must lie in (0, 1); got {error}")
         if patience < 1:
             raise ValueError(f"compress.ErrorBudget: patience must be at least 1; got {patience}")
-        if hasattr(compressor, "compressor"):
-            raise ValueError(
-                f"compress.ErrorBudget: it must hold the rule itself; got the wrapper {compressor!r}; "
-                "write it inside, as ErrorFeedback(ErrorBudget(TopK()))"
-            )
+        for rule in (compressor, *finer):
+            if hasattr(rule, "compressor"):
+                raise ValueError(
+                    f"compress.ErrorBudget: it must hold the rule itself; got the wrapper {rule!r}; "
+                    "write it inside, as ErrorFeedback(ErrorBudget(TopK()))"
+                )
         self.rule = compressor
+        self.finer = tuple(finer)
+        self.rules: dict[str, Compressor] = {}  # by level
         self.error = error
         self.patience = patience
         self._errors: dict[str, float] = {}
-        self._setting = next((name for name in LEVELS if _has(compressor, name)), None)
-        self._values = LEVELS[self._setting] if self._setting else (0.0,)
-        self._rules: dict[int, Compressor] = {}
+        self._setting = next((name for name in LEVELS if not finer and _has(compressor, name)), None)
+        self._values = LEVELS[self._setting] if self._setting else tuple(range(1 + len(finer)))
         self._levels: dict[str, int] = {}
         self._waits: dict[str, int] = {}
         self._unread: list[tuple[list[str], Tensor]] = []
@@ -88,9 +100,9 @@ class ErrorBudget:
 
     @property
     def settings(self) -> dict[str, float]:
-        """What the next step uses, by parameter name; empty where the rule has no setting."""
+        """What the next step uses, by parameter name: density, rank, or the place among several rules."""
         self._read(list(self._levels))
-        return {name: self._values[level] for name, level in self._levels.items() if self._setting}
+        return {name: self._values[level] for name, level in self._levels.items()}
 
     def __call__(self, grads: dict[str, Tensor], comm: Comm, /) -> Averaged:
         """Return what the rule makes of each level, and measure its error."""
@@ -118,9 +130,11 @@ class ErrorBudget:
 
     def _rule_at(self, level: int) -> Compressor:
         """Return the copy of the rule for a level; it has its own memory."""
-        if level not in self._rules:
-            self._rules[level] = _with(self.rule, self._setting, self._values[level])
-        return self._rules[level]
+        key = str(level)
+        if key not in self.rules:
+            rule = (self.rule, *self.finer)[level] if self.finer else self.rule
+            self.rules[key] = _with(rule, self._setting, self._values[level])
+        return self.rules[key]
 
     def _read(self, names: list[str]) -> None:
         """Take over the errors that these parameters had; on a GPU they are there since a step."""
@@ -144,7 +158,7 @@ class ErrorBudget:
     def state_dict(self) -> dict[str, Any]:
         """Return levels and waits by parameter name, and the states of the rule by level."""
         self._read(list(self._levels))
-        rules = {str(level): state_of(rule) for level, rule in self._rules.items()}
+        rules = {level: state_of(rule) for level, rule in self.rules.items()}
         return {"levels": dict(self._levels), "waits": dict(self._waits), "rules": rules}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -155,7 +169,7 @@ class ErrorBudget:
             load_state(self._rule_at(int(level)), inner)
 
     def __repr__(self) -> str:
-        return f"ErrorBudget({self.rule!r}, error={self.error}, patience={self.patience})"
+        return f"ErrorBudget({self.rule!r}, error={self.error}, patience={self.patience}, finer={self.finer})"
 
 
 def _energy(tensor: Tensor) -> Tensor:

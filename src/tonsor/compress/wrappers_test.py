@@ -179,6 +179,16 @@ def test_each_layer_gets_the_coarsest_level_that_keeps_the_error(inner):
     assert sum(errors) >= 18  # of 24; the others were trials of the next coarser level
 
 
+def test_a_budget_steps_through_rules_that_are_ever_finer():
+    coarse, fine = TopK(density=0.01), TopK(density=0.4)
+    rule = ErrorBudget(coarse, error=0.6, finer=[fine, dense])
+    grads = {"easy": torch.zeros(20, 20), "medium": bucket(0)["wide"], "hard": torch.ones(20, 20)}
+    grads["easy"][3, 4] = 1.0
+    for _ in range(5):
+        rule(grads, Comm())
+    assert rule.settings == {"easy": 0, "medium": 1, "hard": 2}
+
+
 def test_a_budget_is_not_moved_by_an_overflow_and_goes_on_after_a_resume():
     rules = [ErrorBudget(TopK(density=0.1), error=0.3) for _ in range(2)]
     together(rules, [bucket(0), bucket(1)])
