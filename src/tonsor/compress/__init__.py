@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from tonsor.compress.auto import Auto as Auto
+from tonsor.compress.auto_ddp import auto as auto
 from tonsor.compress.comm import Comm as Comm
 from tonsor.compress.ddp import compress_ddp as compress_ddp
 from tonsor.compress.dense import dense as dense
