@@ -94,12 +94,18 @@ class Trial:
         summed = [sum(column) for column in list(zip(*rows, strict=True))[len(times) :]]
         period, *rest = slowest
         spent = rest[len(buckets) :]
-        cells = [
-            Cost(spent[2 * place], spent[2 * place + 1], summed[2 * place])
-            for place in range(len(buckets) * self.count)
-        ]
-        costs = [cells[row * self.count : (row + 1) * self.count] for row in range(len(buckets))]
         whole = [summed[1 + 2 * row * self.count] for row in range(len(buckets))]
+        costs = []
+        for row, energy in enumerate(whole):
+            places = range(row * self.count, (row + 1) * self.count)
+            # Candidates were tried in different steps: each loses a share of the energy of its own.
+            shares = [summed[2 * p] / (summed[2 * p + 1] or 1.0) for p in places]
+            costs.append(
+                [
+                    Cost(spent[2 * p], spent[2 * p + 1], energy * s)
+                    for p, s in zip(places, shares, strict=True)
+                ]
+            )
         return Measured(tuple(buckets), rest[: len(buckets)], costs, whole, period, links)
 
     def _seconds(self, key: tuple[Bucket, int], links: dict[str, Link]) -> tuple[float, float]:
