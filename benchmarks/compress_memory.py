@@ -26,12 +26,15 @@ from tonsor.compress import GaLore, HeldGradients
 STEPS, MICRO = 2, 4
 ADAM = partial(torch.optim.AdamW, lr=1e-4)
 NOTE = """12 transformer blocks of GPT-2 small, 85M float32 parameters (324 MiB), AdamW, two steps of four
-micro-batches of one text of 32 tokens, each way in a process of its own. `gradients` is the most that was
-alive at the same time, held sums included (with one gradient at a time in the step, at most 9 MiB come on
-top), and `state` what the optimizer keeps, projections included; the peak is that of the whole process, with
-weights, activations, libraries (about 250 MiB) and what the allocator does not give back. The error of the
-sums is that of all gradients together, before the first step, against the ordinary loop. Seconds are of
-processor time; GaLore finds its projections in the first step."""
+micro-batches of one text of 32 tokens, each way in a process of its own. `gradients` is the most
+that was alive at the same time, held sums included (with one gradient at a time in the step, at
+most 9 MiB come on top), and `state` what the optimizer keeps, projections included; the peak is
+that of the whole process, with weights, activations, libraries (about 250 MiB) and what the
+allocator does not give back. The error of the sums is that of all gradients together, before the
+first step, against the ordinary loop. Seconds are of processor time; GaLore finds its projections
+in the first step. Where texts are as short as here, holding takes as long as the rest of the step,
+or longer; and the peak of the process falls less than what is held, because autograd holds
+gradients of its own for a moment."""
 
 
 def build() -> nn.Module:

@@ -2,29 +2,21 @@
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from statistics import median
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
-from tonsor.compress.chosen import Chosen, Make
+from tonsor.compress.chosen import CANDIDATES, Chosen, Make
 from tonsor.compress.comm import Comm
 from tonsor.compress.dense import dense
 from tonsor.compress.feedback import ErrorFeedback
-from tonsor.compress.link import Link, fit
-from tonsor.compress.powersgd import PowerSGD
+from tonsor.compress.link import Link, compared
 from tonsor.compress.protocol import Averaged, Compressor
-from tonsor.compress.topk import TopK
-from tonsor.compress.trial import Bucket, Measured, Trial, over_workers
+from tonsor.compress.trial import Bucket, Measured, Trial, slowest
 from tonsor.compress.verdict import decide, table
 
-# What is tried, by the name it is told by; a further one is one line.
-CANDIDATES: dict[str, Make] = {
-    "top-k 1 %": partial(TopK, density=0.01),
-    "PowerSGD 4": partial(PowerSGD, rank=4),
-}
 UNTIMED = 2  # first steps of a phase that are not measured: DDP fills its buckets anew after the first
 CHECKED = 8  # steps after a choice that show whether it is faster
 LOOKED = 4  # steps that show whether the link is as it was
@@ -36,24 +28,24 @@ Phase = Literal["trial", "check", "run", "look"]
 class Auto:
     """Choose for each bucket whether it is compressed and by what, from measurements of this very run.
 
-    For `steps` steps gradients go whole. In every second one a candidate is run beside it on the same
-    gradients, and its result thrown away: the trial changes nothing but the time of these steps. From the
-    times of computing, lines fitted to the times of messages, the moments at which buckets come and the
-    errors, all workers choose the same: what makes the step end the soonest while the relative error of
-    all gradients stays within `error`. Chosen rules run with error feedback.
+    For `steps` steps gradients go whole. In every second one a candidate is run beside on the same gradients,
+    and its result thrown away: the trial changes only the time of these steps. In every fourth DDP averages
+    by itself, which shows what a step takes without any of this. From the times of computing, lines fitted to
+    the times of messages, the moments at which buckets come and the errors, all workers choose the same: what
+    makes the step end the soonest while the relative error of all gradients stays within `error`. What is
+    chosen runs with error feedback.
 
     What is in doubt stays whole. A choice must promise to save `margin` of a step, and then show it: after
-    ten steps it is taken back if steps are not faster by that much than those of the trial were. Every
-    `every` steps messages are timed again, and if the link has changed by half, all is tried anew.
+    ten steps it is taken back if they were not faster by that much. Every `every` steps messages are timed
+    again, and if the link has changed by half, all is tried anew.
 
-    Give it to `auto`, which also tells it when gradients come and so how much of the messages backward
-    hides. With `compress_ddp` alone a bucket counts as come when its turn is there. On one worker nothing is
+    Give it to `auto`, which also tells it when gradients come and so how much of the messages backward hides.
+    With `compress_ddp` alone a bucket counts as come when its turn is there. On one worker nothing is
     compressed. On a GPU only the measured steps wait for the device.
 
     Args:
         candidates: Makers of rules by the name they are told by; None: top-k of 1 % and PowerSGD of rank 4.
-        error: The largest relative error of all gradients together in a step, in [0, 1]; smaller
-            compresses less.
+        error: The largest relative error of all gradients together, in [0, 1]; smaller compresses less.
         steps: Of the trial: at least 2, and 2 more for each candidate; more measures better.
         every: Steps after which the link is looked at again, at least 1.
         margin: The fraction of a step that must be saved, in [0, 1); bigger compresses less often.
@@ -101,9 +93,9 @@ class Auto:
         self._plain = 0.0  # seconds of a step of the last trial
         self._seen: set[str] = set()
         self._came: dict[str, float] = {}
-        self._arrivals: dict[Bucket, float] = {}
         self._began = self._ended = self._stale = 0.0
         self._device = torch.device("cpu")
+        self._is_left = False  # whether the last step of a trial was left to DDP
         self._enter("trial")
         self._step = -1
 
@@ -118,7 +110,7 @@ class Auto:
             self.why = "one worker sends nothing"
             return dense(grads, comm)
         self._device = next(iter(grads.values())).device
-        if self._step < 0 or not self._seen.isdisjoint(grads):
+        if self._step < 0 or self._is_left or not self._seen.isdisjoint(grads):
             self._begin(comm)
         self._seen.update(grads)
         is_timed = self._phase in ("trial", "look") and self._step >= UNTIMED
@@ -128,14 +120,20 @@ class Auto:
 
     def arrived(self, name: str, /) -> None:
         """Note that the gradient of a parameter is there; `auto` has backward call this."""
-        if self._phase == "trial":
+        if self._phase == "trial" and not self._is_left:
             self._came[name] = self._now()
 
     def leaves_step(self) -> bool:
         """Tell whether this step needs no compressor at all, and count it; asked before its first bucket."""
-        if self._phase != "run" or not self.chosen.is_plain or self._step + 1 >= self.every:
+        step = self._step + 1
+        if self._phase == "trial" and UNTIMED < step < self.steps and step % 4 == 0 and self.chosen.is_plain:
+            self._turn()  # what a step takes without any of this
+            self._is_left = True
+            self._came.clear()
+            return True
+        if self._phase != "run" or not self.chosen.is_plain or step >= self.every:
             return False
-        self._step += 1
+        self._step = step
         return True
 
     def _now(self) -> float:
@@ -153,30 +151,36 @@ class Auto:
         self._periods: list[float] = []
         self._trial = Trial(1 + len(self.chosen.makers), self._now)
         self._shadows: dict[str, Compressor] = {}
+        self._arrivals: dict[Bucket, float] = {}
 
     def _begin(self, comm: Comm) -> None:
         """End the step before, and the phase where that was its last."""
-        now = self._now()
-        if self._step >= UNTIMED:
-            self._periods.append(now - self._began)
-            if self._phase == "trial" and self._step % 2 == 0:
-                self._trial.saw(self._arrivals, now - self._began)
-        self._began, self._stale, self._arrivals = now, self._ended, {}
-        self._seen.clear()
-        self._step += 1
+        self._turn()
         last = {"trial": self.steps, "check": UNTIMED + CHECKED, "look": UNTIMED + LOOKED, "run": self.every}
         if self._step < last[self._phase]:
             return
-        if self._phase == "run":
-            self._enter("look")
-        else:
-            {"trial": self._decide, "check": self._judge, "look": self._look_back}[self._phase](comm)
+        {"trial": self._decide, "check": self._judge, "look": self._look_back, "run": self._look}[
+            self._phase
+        ](comm)
+
+    def _turn(self) -> None:
+        """End the step before, and count the next."""
+        now = self._now()
+        if self._phase == "trial" and self._is_left:
+            self._trial.left(now - self._began)
+        elif self._phase == "trial" and self._step >= UNTIMED and self._step % 2 == 0:
+            self._trial.saw(self._arrivals, now - self._began)
+        elif self._phase == "check" and self._step >= UNTIMED:
+            self._periods.append(now - self._began)
+        self._began, self._stale, self._arrivals, self._is_left = now, self._ended, {}, False
+        self._seen.clear()
+        self._step += 1
 
     def _try(self, grads: dict[str, Tensor], comm: Comm) -> Averaged:
         """Average as chosen, timed; in every second step of a trial run a candidate beside it."""
         came = max(self._came.get(name, 0.0) for name in grads)
         self._arrivals[tuple(grads)] = came if came > self._stale else self._now()
-        averaged = self._trial.run(0, self.chosen, grads, comm)
+        averaged = self._trial.run(0, self.chosen, grads, comm, weigh=self._step % 2 == 1)
         makers = list(self.chosen.makers.items())
         if self._phase == "trial" and self._step % 2 and makers:
             number = (self._step // 2) % len(makers)
@@ -191,7 +195,7 @@ class Auto:
         plan, why = decide(found, error=self.error, margin=self.margin)
         names = list(self.chosen.makers)
         choice = {n: names[c - 1] for bucket, c in zip(found.buckets, plan, strict=True) if c for n in bucket}
-        self.measured, self._links, self._plain = found, found.links, found.period
+        self.measured, self._links, self._plain = found, found.links, found.plain
         self._adopt(choice, why, comm)
         self._enter("check" if choice else "run")
 
@@ -205,27 +209,23 @@ class Auto:
 
     def _judge(self, comm: Comm) -> None:
         """Take the choice back where steps have not become faster."""
-        rows = over_workers([median(self._periods), self._plain], comm, self._device)
-        now, before = (max(column) for column in zip(*rows, strict=True))
+        now, before = slowest([median(self._periods), self._plain], comm, self._device)
         why = f"{now * 1e3:.3g} ms a step measured, {before * 1e3:.3g} ms without compression"
-        if now > (1 - self.margin) * before:
-            self._adopt({}, f"taken back: {why}", comm)
-        else:
-            self._adopt(self.choice, why, comm)
+        is_faster = now <= (1 - self.margin) * before
+        self._adopt(self.choice if is_faster else {}, why if is_faster else f"taken back: {why}", comm)
         self._enter("run")
+
+    def _look(self, _: Comm) -> None:
+        """Time messages again."""
+        self._enter("look")
 
     def _look_back(self, comm: Comm) -> None:
         """Try all anew where messages take another time than they did."""
-        now = fit(self._trial.messages)
-        sizes = {(m.kind, m.nbytes) for m in self._trial.messages if m.nbytes and m.kind in self._links}
-        pair = [sum(lines[kind].seconds(size) for kind, size in sizes) for lines in (now, self._links)]
-        rows = over_workers(pair, comm, self._device)
-        after, before = (max(column) for column in zip(*rows, strict=True))
-        if before / STEADY <= after <= before * STEADY:
-            self._enter("run")
-            return
-        self._adopt({}, f"the link has changed: messages of {before:.3g} s take {after:.3g} s", comm)
-        self._enter("trial")
+        now, before = slowest(compared(self._trial.messages, self._links), comm, self._device)
+        is_steady = before / STEADY <= now <= before * STEADY
+        if not is_steady:
+            self._adopt({}, f"the link has changed: messages of {before:.3g} s take {now:.3g} s", comm)
+        self._enter("run" if is_steady else "trial")
 
     def table(self) -> str:
         """Return what was measured, chosen and why, as a text for people."""

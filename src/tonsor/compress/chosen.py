@@ -1,6 +1,7 @@
 """Each gradient goes by the rule that was chosen for it, until another is chosen."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, final
 
 from torch import Tensor
@@ -9,9 +10,17 @@ from tonsor.compress.comm import Comm
 from tonsor.compress.dense import dense
 from tonsor.compress.feedback import ErrorFeedback
 from tonsor.compress.inner import load_state, state_of
+from tonsor.compress.powersgd import PowerSGD
 from tonsor.compress.protocol import Averaged, Compressor
+from tonsor.compress.topk import TopK
 
 Make = Callable[[], Compressor]
+
+# What `Auto` tries, by the name it is told by; a further one is one line.
+CANDIDATES: dict[str, Make] = {
+    "top-k 1 %": partial(TopK, density=0.01),
+    "PowerSGD 4": partial(PowerSGD, rank=4),
+}
 
 
 @final

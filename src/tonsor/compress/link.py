@@ -63,6 +63,26 @@ def fit(messages: Iterable[Message], /) -> dict[str, Link]:
     return {kind: _line(sorted(times.items())) for kind, times in fastest.items()}
 
 
+def compared(messages: Sequence[Message], before: dict[str, Link], /) -> tuple[float, float]:
+    """Return what messages take now, one of each kind and size, and what they took by the lines from before.
+
+    Args:
+        messages: What was measured now; kinds that were not known before are left out.
+        before: Lines by kind.
+
+    Returns:
+        Two sums of seconds.
+
+    Example:
+        >>> compared([Message("mean", 100, 0.3)], {"mean": Link(0.1, 0.001)})
+        (0.3, 0.2)
+    """
+    now = fit(messages)
+    sizes = {(m.kind, m.nbytes) for m in messages if m.kind in before and m.kind in now and m.nbytes}
+    after, earlier = (sum(lines[kind].seconds(n) for kind, n in sorted(sizes)) for lines in (now, before))
+    return after, earlier
+
+
 def _line(points: Sequence[tuple[int, float]]) -> Link:
     """Return the line of least squares over time, through points of bytes and seconds."""
     weight, size, square = (sum(n**power / t for n, t in points) for power in (0, 1, 2))

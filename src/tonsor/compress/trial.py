@@ -19,7 +19,7 @@ class Measured(NamedTuple):
     """What the workers agree on after a trial; the slowest worker's times count.
 
     Example:
-        >>> Measured((), [], [], [], 0.5, {}).period
+        >>> Measured((), [], [], [], 0.5, 0.5, {}).period
         0.5
     """
 
@@ -27,7 +27,8 @@ class Measured(NamedTuple):
     arrivals: list[float]  # seconds after that of the first bucket
     costs: list[list[Cost]]  # of each bucket, by candidate
     whole: list[float]  # energy of each bucket
-    period: float  # seconds of a step
+    period: float  # seconds of a step that the first candidate has averaged
+    plain: float  # seconds of a step that no candidate saw
     links: dict[str, Link]  # this worker's own
 
 
@@ -54,11 +55,14 @@ class Trial:
         self._clock = clock
         self._arrivals: dict[Bucket, list[float]] = {}
         self._periods: list[float] = []
+        self._plain: list[float] = []
         self._runs: dict[tuple[Bucket, int], list[tuple[float, list[Message]]]] = {}
         self._energies: dict[tuple[Bucket, int], tuple[float, float]] = {}
 
-    def run(self, candidate: int, rule: Compressor, grads: dict[str, Tensor], comm: Comm, /) -> Averaged:
-        """Let a candidate average a bucket, and write down its time and what it does not send."""
+    def run(
+        self, candidate: int, rule: Compressor, grads: dict[str, Tensor], comm: Comm, /, *, weigh: bool = True
+    ) -> Averaged:
+        """Let a candidate average a bucket; write down its time, and what it does not send if asked to."""
         timed = Timed(comm, self._clock)
         begin = self._clock()
         averaged = rule(grads, timed.as_comm())
@@ -66,8 +70,9 @@ class Trial:
         key = (tuple(grads), candidate)
         self._runs.setdefault(key, []).append((seconds, timed.messages))
         self.messages += timed.messages
-        lost = _energy([grad - averaged.sent[name] for name, grad in grads.items()])
-        self._energies[key] = lost, _energy(list(grads.values()))
+        if weigh:
+            lost = _energy([grad - averaged.sent[name] for name, grad in grads.items()])
+            self._energies[key] = lost, _energy(list(grads.values()))
         return averaged
 
     def saw(self, arrivals: dict[Bucket, float], period: float, /) -> None:
@@ -77,12 +82,16 @@ class Trial:
             self._arrivals.setdefault(bucket, []).append(arrival - first)
         self._periods.append(period)
 
+    def left(self, period: float, /) -> None:
+        """Take the length of a step that no candidate saw."""
+        self._plain.append(period)
+
     def agree(self, comm: Comm, device: torch.device, /) -> Measured:
         """Return what all workers take for true: one message."""
         links = fit(self.messages)
         arrivals = {bucket: median(times) for bucket, times in self._arrivals.items()}
         buckets = list(dict.fromkeys(bucket for bucket, _ in self._runs))  # served in one order on all
-        times = [median(self._periods) if self._periods else 0.0]
+        times = [median(self._periods or [0.0]), median(self._plain or self._periods or [0.0])]
         times += [arrivals.get(bucket, 0.0) for bucket in buckets]
         energies: list[float] = []
         for bucket in buckets:
@@ -92,7 +101,7 @@ class Trial:
         rows = over_workers(times + energies, comm, device)
         slowest = [max(column) for column in list(zip(*rows, strict=True))[: len(times)]]
         summed = [sum(column) for column in list(zip(*rows, strict=True))[len(times) :]]
-        period, *rest = slowest
+        period, plain, *rest = slowest
         spent = rest[len(buckets) :]
         whole = [summed[1 + 2 * row * self.count] for row in range(len(buckets))]
         costs = []
@@ -106,7 +115,7 @@ class Trial:
                     for p, s in zip(places, shares, strict=True)
                 ]
             )
-        return Measured(tuple(buckets), rest[: len(buckets)], costs, whole, period, links)
+        return Measured(tuple(buckets), rest[: len(buckets)], costs, whole, period, plain, links)
 
     def _seconds(self, key: tuple[Bucket, int], links: dict[str, Link]) -> tuple[float, float]:
         """Return the seconds of computing and of messages; what was not tried takes for ever."""
@@ -138,3 +147,18 @@ def over_workers(values: list[float], comm: Comm, device: torch.device, /) -> li
     """
     mine = torch.tensor(values, dtype=torch.float64, device=device)
     return [row[0].tolist() for row in comm.gather([mine])]
+
+
+def slowest(values: Sequence[float], comm: Comm, device: torch.device, /) -> list[float]:
+    """Return the largest of each number over the workers: one message.
+
+    Args:
+        values: As many on each worker.
+        comm: The workers.
+        device: On which messages are sent.
+
+    Example:
+        >>> slowest([1.0, 2.0], Comm(), torch.device("cpu"))
+        [1.0, 2.0]
+    """
+    return [max(column) for column in zip(*over_workers(list(values), comm, device), strict=True)]

@@ -23,7 +23,7 @@ def decide(found: Measured, /, *, error: float, margin: float) -> tuple[Plan, st
     Example:
         >>> from tonsor.compress.plan import Cost
         >>> costs = [[Cost(0.0, 0.5, 0.0), Cost(0.1, 0.1, 0.2)]]
-        >>> decide(Measured((("w",),), [0.0], costs, [1.0], 0.8, {}), error=0.9, margin=0.05)
+        >>> decide(Measured((("w",),), [0.0], costs, [1.0], 0.8, 0.8, {}), error=0.9, margin=0.05)
         ((1,), '500 ms a step expected, 800 ms without compression')
     """
     plan = choose(found.arrivals, found.costs, error=error, whole=found.whole)
@@ -34,8 +34,8 @@ def decide(found: Measured, /, *, error: float, margin: float) -> tuple[Plan, st
         for each in (whole, plan)
     ]
     expected = found.period - ends[0] + ends[1] if found.costs else found.period
-    why = f"{_ms(expected)} ms a step expected, {_ms(found.period)} ms without compression"
-    if expected > (1 - margin) * found.period or plan == whole:
+    why = f"{_ms(expected)} ms a step expected, {_ms(found.plain)} ms without compression"
+    if expected > (1 - margin) * found.plain or plan == whole:
         return whole, f"too little to gain: {why}"
     return plan, why
 
@@ -54,7 +54,7 @@ def rows_of(found: Measured, names: Sequence[str], choice: Mapping[str, str], /)
     Example:
         >>> from tonsor.compress.plan import Cost
         >>> costs = [[Cost(0.0, 0.5, 0.0), Cost(0.1, 0.1, 0.25)]]
-        >>> rows_of(Measured((("w",),), [0.0], costs, [1.0], 0.8, {}), ["top-k"], {"w": "top-k"})
+        >>> rows_of(Measured((("w",),), [0.0], costs, [1.0], 0.8, 0.8, {}), ["top-k"], {"w": "top-k"})
         [{'bucket': 'w', 'comes': '0', 'none': '500', 'top-k': '200, error 0.5', 'chosen': 'top-k'}]
     """
     rows = []
@@ -84,7 +84,7 @@ def table(found: Measured, names: Sequence[str], choice: Mapping[str, str], why:
         >>> from tonsor.compress.link import Link
         >>> from tonsor.compress.plan import Cost
         >>> link, cost = Link(0.001, 1e-7), Cost(0.0, 0.5, 0.0)
-        >>> found = Measured((("w",),), [0.0], [[cost]], [1.0], 0.8, {"mean": link})
+        >>> found = Measured((("w",),), [0.0], [[cost]], [1.0], 0.8, 0.8, {"mean": link})
         >>> print(table(found, [], {}, "too little to gain"))
         mean: 1 ms a message and 10 MB a second
         bucket  comes  none  chosen   (ms)
