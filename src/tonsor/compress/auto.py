@@ -44,7 +44,7 @@ class Auto:
     compressed. On a GPU only the measured steps wait for the device.
 
     Args:
-        candidates: Makers of rules by the name they are told by; None: top-k of 1 % and PowerSGD of rank 4.
+        candidates: Makers of rules by the name they are told by; None: int8, top-k 1 %, PowerSGD rank 4.
         error: The largest relative error of all gradients together, in [0, 1]; smaller compresses less.
         steps: Of the trial: at least 2, and 2 more for each candidate; more measures better.
         every: Steps after which the link is looked at again, at least 1.
@@ -56,7 +56,7 @@ class Auto:
         ValueError: If a setting is out of its range.
 
     Example:
-        >>> rule = Auto(steps=6)
+        >>> rule = Auto(steps=8)
         >>> _ = rule({"w": torch.ones(2)}, Comm())      # alone
         >>> rule.choice, rule.why
         ({}, 'one worker sends nothing')

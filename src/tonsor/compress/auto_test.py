@@ -177,8 +177,8 @@ def test_the_table_has_a_row_for_each_bucket():
 
 
 def test_settings_out_of_range_are_told():
-    with pytest.raises(ValueError, match=r"steps at least 6 for 2 candidates; got error=0.95, .* steps=5"):
-        Auto(steps=5)
+    with pytest.raises(ValueError, match=r"steps at least 8 for 3 candidates; got error=0.95, .* steps=7"):
+        Auto(steps=7)
     with pytest.raises(ValueError, match=r"got error=1.5"):
         Auto(error=1.5)
 

@@ -10,6 +10,7 @@ from tonsor.compress.comm import Comm
 from tonsor.compress.dense import dense
 from tonsor.compress.feedback import ErrorFeedback
 from tonsor.compress.inner import load_state, state_of
+from tonsor.compress.integers import int8
 from tonsor.compress.powersgd import PowerSGD
 from tonsor.compress.protocol import Averaged, Compressor
 from tonsor.compress.topk import TopK
@@ -18,6 +19,7 @@ Make = Callable[[], Compressor]
 
 # What `Auto` tries, by the name it is told by; a further one is one line.
 CANDIDATES: dict[str, Make] = {
+    "int8": lambda: int8,
     "top-k 1 %": partial(TopK, density=0.01),
     "PowerSGD 4": partial(PowerSGD, rank=4),
 }

@@ -11,15 +11,16 @@ from torch import Tensor
 
 @final
 class Comm:
-    """Average and gather lists of tensors over the workers, one message a call.
+    """Average, gather and exchange lists of tensors over the workers, one message a call.
 
     All workers must make the same calls in the same order, with tensors of equal shapes and types. Each
     call returns new tensors when its message has arrived (on a GPU: when it is queued on the stream).
 
     `size` is the number of workers and `rank` the number of this one. `bytes_sent` counts what this worker
     handed over: the bytes of its packed message, once a call. What the network then carries depends on
-    the backend and on the number W of workers: a ring moves `2 (W - 1) / W` times that for a mean, and
-    `W - 1` times that for a gather. Alone, nothing is handed over and the count stays 0.
+    the backend and on the number W of workers: a ring moves `2 (W - 1) / W` times that for a mean,
+    `W - 1` times that for a gather, and just that for an all-to-all. Alone, nothing is handed over and
+    the count stays 0.
 
     Args:
         group: The workers. None: this process alone; torch.distributed need not be initialised.
@@ -86,6 +87,40 @@ class Comm:
             dist.all_gather(messages, message, group=self._group)
             self.bytes_sent += message.nbytes
         return [_unpacked(message, tensors) for message in messages]
+
+    def all_to_all(
+        self, rows: Sequence[Sequence[Tensor]], like: Sequence[Sequence[Tensor]], /
+    ) -> list[list[Tensor]]:
+        """Return what each worker has for this one: one all-to-all of bytes, of any lengths.
+
+        The bytes of tensors to other workers are counted; what a worker has for itself stays where it is.
+
+        Args:
+            rows: For each rank the tensors that go there, of any types, all on one device.
+            like: For each rank tensors that are shaped and typed as those which come from there; their
+                values are not looked at. What worker i expects from j must be what j has for i.
+
+        Returns:
+            For each rank a list of new tensors.
+
+        Example:
+            >>> Comm().all_to_all([[torch.tensor([1.5])]], [[torch.empty(1)]])
+            [[tensor([1.5000])]]
+        """
+        own = [tensor.clone() for tensor in rows[self.rank]]
+        if self.size == 1:
+            return [own]
+        outgoing = [[] if rank == self.rank else row for rank, row in enumerate(rows)]
+        expected = [[] if rank == self.rank else row for rank, row in enumerate(like)]
+        lengths, sizes = ([sum(t.nbytes for t in row) for row in side] for side in (outgoing, expected))
+        device = next((t.device for side in (outgoing, expected) for row in side for t in row), None)
+        sent = [torch.empty(0, dtype=torch.uint8, device=device)]
+        sent += [tensor.reshape(-1).view(torch.uint8) for row in outgoing for tensor in row]
+        message, came = torch.cat(sent), torch.empty(sum(sizes), dtype=torch.uint8, device=device)
+        dist.all_to_all_single(came, message, sizes, lengths, group=self._group)
+        self.bytes_sent += message.nbytes
+        got = [_unpacked(part, row) for part, row in zip(came.split_with_sizes(sizes), expected, strict=True)]
+        return [*got[: self.rank], own, *got[self.rank + 1 :]]
 
 
 def _unpacked(message: Tensor, like: Sequence[Tensor]) -> list[Tensor]:

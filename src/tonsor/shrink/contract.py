@@ -123,7 +123,10 @@ def _sum(
         labels.mark(layer, side)
     matrix = None if weight.real is None else weight.real.unsqueeze(2).flatten(2)
     bare = bare and not _padded(call.given.get("padding", 0), weight.shape)
-    total = Contraction(rows, columns, x, dim, matrix, groups, bare, weight.name, bias)
+    named = weight.name, bias
+    if labels.freedom.width and "weight" in call.given and not weight.name:
+        named = "", None  # a computed weight: its numbers may be others when channels are gone
+    total = Contraction(rows, columns, x, dim, matrix, groups, bare, *named)
     tail = (1,) * (x.ndim - dim - 1)
     made = rows.reshape((1,) * dim + (-1, *tail))
     layers = (*beside, labels.tidy(made))
@@ -195,13 +198,22 @@ def _padded(padding: Any, shape: tuple[int, ...]) -> bool:
 def _live(call: Call, x: Value, weight: Value) -> Tensor:
     """Return where the sums can change: where a weight that is not zero reads what can."""
     weight = call.value("weight") or weight
-    if weight.real is None or x.real is None or bool(weight.live.any()):
+    if weight.real is None or x.real is None:
         return (x.live.any() | weight.live.any()).reshape((1,) * len(call.shape))
-    reads = (weight.real != 0).float()
+    device = weight.real.device
+    moving = weight.whole(weight.live).to(device)
     positions = list(range(x.ndim - weight.ndim + 2, x.ndim)) if weight.ndim > 2 else []
-    live = x.whole(restless(x, positions).to(reads.device)).float()
+    live = x.whole(restless(x, positions).to(device))
+    counted = _counted(call, live, (weight.real != 0) | moving)
+    if bool(moving.any()):
+        counted = counted | _counted(call, live | (x.real != 0), moving)
+    return counted.cpu()
+
+
+def _counted(call: Call, x: Tensor, weight: Tensor) -> Tensor:
+    """Return where sums meet a true channel with a true weight."""
     if "weight" in call.given:
-        counted: Tensor = call.run(input=live, weight=reads, bias=None)
+        made: Tensor = call.run(input=x.float(), weight=weight.float(), bias=None)
     else:
-        counted = torch.nn.functional.linear(live, reads)
-    return counted.cpu() > 0
+        made = torch.nn.functional.linear(x.float(), weight.float())
+    return made > 0

@@ -78,6 +78,9 @@ class Interpreter:
     labels: Labels = field(default_factory=Labels)
     entries: list[Entry] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.labels.freedom = self.trace.freedom
+
     def run(self) -> None:
         """Interpret the whole graph, then freeze what reaches an output and square what was split."""
         used = {self.trace.sources.get(n.name) for n in self.trace.graph.nodes if n.users}

@@ -17,6 +17,12 @@ def reduce(call: Call, labels: Labels, /) -> list[Value] | Value:
     return _each(call, value, dims_of(call.given.get("dim"), value.ndim), labels)
 
 
+def measure(call: Call, labels: Labels, /) -> list[Value] | Value:
+    """Mix as `reduce` does; a mean, a deviation or a norm may be that of the channels which stay."""
+    value = call.first()
+    return _each(call, value, dims_of(call.given.get("dim"), value.ndim), labels, statistic=True)
+
+
 def spatial(call: Call, labels: Labels, /) -> list[Value] | Value:
     """Mix along the last dimensions, as many as the operation's name says: pooling, resizing."""
     value = call.first()
@@ -25,19 +31,43 @@ def spatial(call: Call, labels: Labels, /) -> list[Value] | Value:
     return _each(call, value, list(range(value.ndim - count, value.ndim)), labels)
 
 
-def mix(value: Value, dims: list[int], shape: tuple[int, ...], labels: Labels, name: str) -> Value:
-    """Return what remains of a value whose elements were mixed along dimensions."""
+def mix(
+    value: Value,
+    dims: list[int],
+    shape: tuple[int, ...],
+    labels: Labels,
+    name: str,
+    *,
+    statistic: bool = False,
+) -> Value:
+    """Return what remains of a value whose elements were mixed along dimensions.
+
+    Of a statistic, channels may be lost where the search for groups is free to: its value then is another
+    one, so that nothing it enters is a constant but what is made of weights alone.
+    """
     kept = len(shape) == value.ndim
     layers: list[Tensor] = []
-    for layer in (labels.settle(layer, dims, name) for layer in value.layers):
+    settle = _measured if statistic else Labels.settle
+    measured = len(labels.measured)
+    for layer in (settle(labels, layer, dims, name) for layer in value.layers):
         mixed = varying(layer) & set(dims)
         if mixed and not (kept and all(shape[dim] == value.shape[dim] for dim in mixed)):
-            continue  # frozen, and gone
+            continue  # it has no channels along what was mixed any more
         layers.append(layer if kept else _without(layer, dims))
     live = restless(value, dims)
     for dim in dims:
         live = live.any(dim, keepdim=True)
+    live = live | (len(labels.measured) > measured and not value.constant)
     return Value(shape, tuple(layers), live if kept else _without(live, dims))
+
+
+def _measured(labels: Labels, layer: Tensor, dims: list[int], name: str) -> Tensor:
+    """Let labels that vary along these dimensions alone go where that is free; settle all others."""
+    layer = labels.tidy(layer)
+    if not labels.freedom.width or not varying(layer) or not varying(layer) <= set(dims):
+        return labels.settle(layer, dims, name)
+    labels.measured.append(layer)
+    return layer
 
 
 def restless(value: Value, dims: list[int]) -> Tensor:
@@ -58,9 +88,11 @@ def restless(value: Value, dims: list[int]) -> Tensor:
     return value.live | uneven.cpu()
 
 
-def _each(call: Call, value: Value, dims: list[int], labels: Labels) -> list[Value] | Value:
+def _each(
+    call: Call, value: Value, dims: list[int], labels: Labels, *, statistic: bool = False
+) -> list[Value] | Value:
     """Mix once for every tensor that the operation returns."""
-    results = [mix(value, dims, shape, labels, call.name) for shape in call.shapes]
+    results = [mix(value, dims, shape, labels, call.name, statistic=statistic) for shape in call.shapes]
     return results if len(call.op._schema.returns) > 1 else results[0]
 
 

@@ -58,7 +58,10 @@ def prove(masked: nn.Module, small: nn.Module, example: tuple[tuple[Any, ...], M
     except Unequal as finding:
         if finding.apart > ROUNDED or not _is_narrow(masked):
             raise
-        return _compared(_wide(masked), _wide(small), _widened(example))
+        try:
+            return _compared(_wide(masked), _wide(small), _widened(example))
+        except MODEL_ERRORS as error:  # a graph may have the type of its numbers written in it
+            raise finding from error
 
 
 def _compared(

@@ -3,7 +3,7 @@
 from tonsor.shrink.attention import attention
 from tonsor.shrink.contract import addmm, conv, conv_transposed, embedding, linear, matmul, prelu
 from tonsor.shrink.elementwise import dropout, like, meet, same, scale
-from tonsor.shrink.mixing import reduce, spatial
+from tonsor.shrink.mixing import measure, reduce, spatial
 from tonsor.shrink.move import (
     cat,
     expand_as,
@@ -88,9 +88,9 @@ OPERATIONS: dict[Rule, str] = {
     # what mixes elements along dimensions
     reduce: """
         all amax amin any argmax argmin argsort count_nonzero cummax cummin cumprod cumsum
-        linalg_vector_norm log_softmax logcumsumexp logsumexp max mean median min nanmean nansum
-        norm prod softmax sort std std_mean sum topk var var_mean
+        log_softmax logcumsumexp logsumexp max median min nanmean nansum prod softmax sort sum topk
     """,
+    measure: "linalg_vector_norm mean norm std std_mean var var_mean",
     spatial: """
         _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact2d
         adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d

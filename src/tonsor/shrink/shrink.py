@@ -47,6 +47,9 @@ def shrink_(
     and exports, and takes arguments as the example had them, of any batch size where the code allows it.
     The report says so, and names the number (`rewritten`).
 
+    With groups that may lose width (`channel_groups`, `width`), the masked copy takes each mean, variance and
+    norm over such channels over those that stay; the report names them (`narrowed`).
+
     A group of which not even that can be made equal keeps its units, and the report says why
     (`kept_back`); where no other group loses any, the shrink is refused.
 

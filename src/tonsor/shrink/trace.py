@@ -5,13 +5,14 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tonsor.modes import evaluating
+from tonsor.shrink.freedom import Freedom
 
 # What a model's own forward may raise.
 MODEL_ERRORS = (
@@ -39,6 +40,7 @@ class Trace:
         buffers: The first names that are buffers.
         example: The arguments as they were given: a tuple and a dict.
         specs: How arguments and results are put together, as pytree specifications.
+        freedom: What may lose channels when the graph is run on labels.
 
     Example:
         >>> trace_of(nn.Linear(2, 3), (torch.ones(1, 2),), {}).sources
@@ -54,6 +56,7 @@ class Trace:
     buffers: frozenset[str]
     example: tuple[tuple[Any, ...], dict[str, Any]]
     specs: tuple[Any, Any] = (None, None)
+    freedom: Freedom = field(default_factory=Freedom)
 
 
 def trace_of(

@@ -14,6 +14,7 @@ from tonsor.shrink.groups import ChannelGroups
 from tonsor.shrink.kept import Kept, kept_of
 from tonsor.shrink.plan import Plan
 from tonsor.shrink.proof import Unequal, prove
+from tonsor.shrink.reference import reference
 from tonsor.shrink.rewrite import rewritten
 from tonsor.shrink.trace import MODEL_ERRORS, Trace, trace_of
 
@@ -29,6 +30,8 @@ class Trial:
         attributes: By module the numbers that are corrected.
         graph: The rewritten graph where the module's own code cannot run, and who its inputs are.
         reason: Why the code cannot run.
+        narrowed: The operations whose statistics were taken over the channels that stay in the model it
+            was compared with.
 
     Example:
         >>> Trial(0.0).graph is None
@@ -39,6 +42,7 @@ class Trial:
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
     graph: tuple[torch.fx.GraphModule, Trace] | None = None
     reason: str = ""
+    narrowed: tuple[str, ...] = ()
 
     def finish_(self, model: nn.Module) -> None:
         """Do to a sliced model what the copy needed beyond slicing."""
@@ -49,7 +53,7 @@ class Trial:
 
 
 def tried(masked: nn.Module, plan: Plan, groups: ChannelGroups, *, quick: bool = False) -> Trial:
-    """Return what makes a sliced copy equal to the masked model.
+    """Return what makes a sliced copy equal to the masked model, or to its `reference`.
 
     Args:
         masked: The model with zeros; it is only run and copied.
@@ -72,15 +76,20 @@ def tried(masked: nn.Module, plan: Plan, groups: ChannelGroups, *, quick: bool =
     small = copy.deepcopy(masked)
     plan.apply_(small)
     example = groups.trace.example
+    narrowed: tuple[str, ...] = ()
+    wide, kept = masked, None
+    if groups.trace.freedom.width:
+        kept = kept_of(groups, plan.decision.gone)
+        wide, narrowed = reference(masked, groups.trace, kept)
     try:
-        return Trial(prove(masked, small, example))
+        return Trial(prove(wide, small, example), narrowed=narrowed)
     except Unequal as finding:
         first = finding
-    kept = kept_of(groups, plan.decision.gone)
+    kept = kept or kept_of(groups, plan.decision.gone)
     for trial in _ways(masked, small, groups, kept, "" if quick else str(first)):
-        proved = _proved(masked, small, trial, example)
+        proved = _proved(wide, small, replace(trial, narrowed=narrowed), example)
         if proved is not None:
-            return proved if quick else _least(masked, small, proved, example)
+            return proved if quick else _least(wide, small, proved, example)
     raise first
 
 
@@ -113,9 +122,11 @@ def _ways(
     """Yield what can be done: numbers corrected, the graph for any batch size, the graph as it is."""
     trace = groups.trace
     _, changes = rewritten(trace.graph, kept, trace.graph) or (None, [])
-    attributes = corrected(small, changes)
+    attributes, later = (corrected(small, changes, last=last) for last in (False, True))
     if attributes:
         yield Trial(0.0, attributes)
+    if later != attributes:
+        yield Trial(0.0, later)
     numbers = sorted({f"{change.old} in '{change.paths[0]}'" for change in changes})
     named = f"; numbers that are sizes there: {', '.join(numbers[:6])}" if numbers else ""
     free = _for_any_batch(masked, groups) if reason else None
