@@ -98,6 +98,37 @@ def compare(folders: Annotated[list[Path], typer.Argument(help="Folders of finis
     table_of_runs(rows_of({str(folder): read_report(folder) for folder in folders}))
 
 
+@app.command()
+def netbench(
+    model: Annotated[
+        str, typer.Option(help="Function that builds it, as package.module:function; else 7.9M parameters.")
+    ] = "",
+    shape: Annotated[str, typer.Option(help="Of a worker's input, the batch first.")] = "16,512",
+    tokens: Annotated[int, typer.Option(help="Size of the vocabulary, where the input is tokens.")] = 0,
+    steps: Annotated[int, typer.Option(help="Timed steps of each method.")] = 10,
+    method: Annotated[
+        list[str] | None, typer.Option(help="A rule, as TopK; may be given again. Else all.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine; or use torchrun.")] = 1,
+) -> None:
+    """Time each way to compress gradients on your own link and model.
+
+    Between machines start it as `torchrun --nnodes ... -m tonsor netbench`.
+    """
+    if workers > 1 and "WORLD_SIZE" not in os.environ:
+        raise typer.Exit(_start_workers(workers))
+    from tonsor.recipe import netbench as bench
+    from tonsor.recipe.crew import Crew
+
+    question = bench.Question(model, bench.sizes_of(shape), tokens, steps, method or ())
+    crew = Crew.join()
+    with Screen() if crew.is_first else Quiet() as tell:
+        rows = bench.netbench(crew, question, tell.event)
+    crew.leave()
+    if crew.is_first:
+        table_of_runs(rows)
+
+
 @look.command("sensitivity")
 def inspect_sensitivity(
     source: Annotated[Path, typer.Argument(help="A run's folder, or a recipe.", show_default=False)],

@@ -61,7 +61,7 @@ def compress_ddp(
             )
         group = dist.new_group(backend=dist.get_backend(model.process_group))
     names = {id(parameter): name for name, parameter in model.module.named_parameters()}
-    line = _Line(compressor, Comm(group), names)
+    line = _Line(compressor, Comm(group), names, model.process_group)
     model.register_comm_hook(line, _Line.put)
     return line.comm
 
@@ -70,16 +70,24 @@ def compress_ddp(
 class _Line:
     """Buckets that wait for their turn, and the one thread that serves them."""
 
-    def __init__(self, compressor: Compressor, comm: Comm, names: dict[int, str]) -> None:
+    def __init__(
+        self, compressor: Compressor, comm: Comm, names: dict[int, str], whole: dist.ProcessGroup
+    ) -> None:
         self.compressor = compressor
         self.comm = comm
         self.names = names
+        self.whole = whole  # the group of what no compressor sees
+        self.leaves_step = False
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tonsor-compress")
         self.broken: BaseException | None = None
         self.stream: torch.cuda.Stream | None = None
 
     def put(self, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]
         """Let a bucket wait for its turn; DDP calls this in the same order on all workers."""
+        if bucket.index() == 0:
+            self.leaves_step = getattr(self.compressor, "leaves_step", bool)()
+        if self.leaves_step:
+            return self._whole(bucket.buffer())
         buffer = bucket.buffer()
         parameters = [self.names[id(parameter)] for parameter in bucket.parameters()]
         if buffer.is_sparse:
@@ -93,6 +101,13 @@ class _Line:
         done = self.thread.submit(self._average, grads, buffer, ready, future)
         done.add_done_callback(partial(self._settle, future))
         return future.then(lambda averaged: averaged.value())  # carries an error's text through C++
+
+    def _whole(self, buffer: Tensor) -> Future[Tensor]:
+        """Average a bucket as DDP itself does: no thread, no copy. Only whole steps are averaged so."""
+        work = dist.all_reduce(buffer.div_(self.comm.size), group=self.whole, async_op=True)
+        self.comm.bytes_sent += buffer.nbytes if self.comm.size > 1 else 0
+        future: Future[Tensor] = work.get_future().then(lambda averaged: averaged.value()[0])
+        return future
 
     def _average(
         self, grads: dict[str, Tensor], buffer: Tensor, ready: torch.cuda.Event | None, future: Future[Tensor]

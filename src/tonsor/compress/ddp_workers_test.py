@@ -30,6 +30,16 @@ def test_without_compression_training_is_that_of_plain_ddp(seen):
         torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
 
 
+def test_a_step_that_a_rule_leaves_is_averaged_by_ddp(seen):
+    weights, sent, asked, calls = seen[0]["left"]
+    for got, want in zip(weights, seen[0]["plain"][0], strict=True):
+        torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
+    assert all(same(weights[-1], each["left"][0][-1]) for each in seen)
+    assert sent == seen[0]["dense"][1]
+    assert asked == STEPS
+    assert calls < len(seen[0]["names"][0])  # one bucket, then at least two in each of two steps
+
+
 def test_with_error_feedback_nearly_all_elements_are_nearly_plain_ddp(seen):
     start = weights_of(Net())
     (near, _), (far, _), (plain, _) = (seen[0][n] for n in ("nearly all", "TopK", "plain"))

@@ -19,6 +19,9 @@ PARTS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "action": clip.ACTIONS,
 }
 
+# Where a rule inside another one is looked up, if not in the table of that one: by its key.
+INSIDE: dict[str, Mapping[str, Callable[..., Any]]] = {**PARTS, "sparsity": SCHEDULES}
+
 # Every kind of rule a recipe may name, with its table; what `tonsor list` shows.
 TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "optimizer": {
@@ -30,7 +33,7 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "clip": {**clip.RULES, "Clip": clip.Clip},
     **PARTS,
     "constrain": constrain.RULES,
-    "compress": {**compress.RULES, **compress.WRAPPERS},
+    "compress": {**compress.RULES, **compress.WRAPPERS, "Auto": compress.Auto},
     "importance": prune.IMPORTANCES,
     "pattern": prune.PATTERNS,
     "scope": prune.SCOPES,
