@@ -7,7 +7,7 @@ The state of a wrapped rule stands under the name of the attribute that holds th
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,24 @@ from tonsor.compress.comm import Comm
 from tonsor.norms import joint_norm
 
 Path = tuple[str, ...]  # keys that lead to a tensor of a nested state
+
+
+class States(Protocol):
+    """Saved states by rank: a list, or what reads one when it is asked for it.
+
+    Example:
+        >>> states: States = [{"residuals": {}}]
+        >>> len(states), states[0]
+        (1, {'residuals': {}})
+    """
+
+    def __len__(self) -> int:
+        """Return how many workers there were."""
+        ...
+
+    def __getitem__(self, rank: int, /) -> Mapping[str, Any]:
+        """Return the state of one of them."""
+        ...
 
 
 def own_tensors(rule: Any, state: Mapping[str, Any], /) -> dict[Path, Tensor]:
@@ -129,9 +147,7 @@ def gather_state(rule: Any, comm: Comm, /) -> list[dict[str, Any]]:
     return states
 
 
-def spread_state(
-    rule: Any, states: Sequence[Mapping[str, Any]], /, *, rank: int, size: int
-) -> dict[str, Any]:
+def spread_state(rule: Any, states: States, /, *, rank: int, size: int) -> dict[str, Any]:
     r"""Return the state of one worker, made from those of as many workers as there were before.
 
     What reaches the model is the mean over the workers, so the mean of the residuals is what must stay:
@@ -161,7 +177,7 @@ def spread_state(
         >>> [spread_state(rule, two, rank=rank, size=3)["residuals"]["w"].item() for rank in range(3)]
         [1.0, 3.0, 5.0]
     """
-    if not states:
+    if not len(states):
         raise ValueError(
             "compress.spread_state: there is no state to spread; give those of all workers before"
         )
