@@ -1,8 +1,8 @@
 """Is training over a slow link faster with compressed gradients, and is its loss the same?
 
-Several hosts on one machine (network namespaces) train 8.3M parameters on Fashion-MNIST over a link of limited
-bandwidth, uncompressed, with torch's own hooks and with tonsor's rules. Needs root, and a script `LAB` that
-makes the hosts: `up N RATE`, `run COMMAND` once on each with RANK, WORLD_SIZE and MASTER_ADDR set, `down`:
+Several hosts on one machine (network namespaces) train 8.3M parameters on Fashion-MNIST over a link of
+limited bandwidth, uncompressed, with torch's own hooks and with tonsor's rules. Needs root, and a script
+`LAB` that makes the hosts: `up N RATE`, `run COMMAND` once on each with RANK, WORLD_SIZE and MASTER_ADDR set, `down`:
 
     python benchmarks/compress_link.py --lab LAB --hosts 2 4 --rates 100mbit 1gbit none
 """
@@ -187,7 +187,8 @@ def main() -> None:
     told = (
         f"8.3M parameters, Fashion-MNIST, {BATCH} samples a host, {asked.steps} steps, gloo, one thread a "
         f"host; the first {FIRST} steps count in nothing but the loss, which is the mean of the last {TAIL} "
-        "steps over all hosts. All hosts share the processors of one machine; the link has no delay of its own."
+        "steps over all hosts. All hosts share the processors of one machine; the link has no delay of its "
+        "own."
     )
     write_section(
         "Compression over a slow link", "python benchmarks/compress_link.py", "\n\n".join([told, *parts])

@@ -195,3 +195,16 @@ def test_a_rule_sees_gradients_without_the_loss_scale():
         torch.testing.assert_close(got, {n: 4096 * g for n, g in want.items()}, rtol=0, atol=0)
     residuals = [rule.state_dict()["residuals"] for rule in rules]
     torch.testing.assert_close(residuals[1], residuals[0], rtol=0, atol=0)
+
+
+def test_nothing_is_lost_where_no_sync_was_forgotten_between_two_backwards():
+    rule, model, plain = ErrorFeedback(TopK(density=0.1)), wrapped(net()), net()
+    compress_ddp(model, rule)
+    for step in range(3):
+        for each in (model, plain):
+            each(torch.full((2, 6), 1.0 + step)).square().sum().backward()
+    kept = rule.state_dict()["residuals"]
+    for name, parameter in model.module.named_parameters():
+        total = dict(plain.named_parameters())[name].grad
+        torch.testing.assert_close(parameter.grad + kept[name], total, rtol=1e-5, atol=1e-5)
+        assert parameter.ndim == 1 or kept[name].any()

@@ -156,3 +156,16 @@ def test_an_unknown_type_of_residual_is_refused():
     assert repr(ErrorFeedback(TopK(), dtype="bfloat16")) == (
         "ErrorFeedback(TopK(density=0.01), dtype='bfloat16')"
     )
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+@pytest.mark.parametrize("grad_dtype", [torch.float32, torch.float16])
+def test_between_two_steps_one_residual_is_kept_and_nothing_else(dtype, size, grad_dtype):
+    rule = ErrorFeedback(TopK(density=0.1), dtype=dtype)
+    for step in range(2):
+        rule(bucket(step, dtype=grad_dtype), Comm())
+    kept = [held for held in vars(rule).values() if isinstance(held, dict)]
+    tensors = [t for held in kept for t in held.values() if isinstance(t, torch.Tensor)]
+    assert sum(t.untyped_storage().nbytes() for t in tensors) == size * sum(
+        t.numel() for t in bucket(0).values()
+    )
