@@ -2,7 +2,8 @@
 
 Several hosts on one machine (network namespaces) train 8.3M parameters on Fashion-MNIST over a link of
 limited bandwidth, uncompressed, with torch's own hooks and with tonsor's rules. Needs root, and a script
-`LAB` that makes the hosts: `up N RATE`, `run COMMAND` once on each with RANK, WORLD_SIZE and MASTER_ADDR set, `down`:
+`LAB` that makes the hosts: `up N RATE`, `run COMMAND` once on each with RANK, WORLD_SIZE and MASTER_ADDR set,
+`down`:
 
     python benchmarks/compress_link.py --lab LAB --hosts 2 4 --rates 100mbit 1gbit none
 """
