@@ -35,7 +35,9 @@ def run(
     changes: Change = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the training.")] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only print where the report lies.")] = False,
-    log: Annotated[bool, typer.Option("--log", help="Print events as JSON lines.")] = False,
+    log: Annotated[
+        bool, typer.Option("--log", "--jsonl", help="Print events as JSON lines; under torchrun --jsonl.")
+    ] = False,
 ) -> None:
     """Train, prune, fine-tune, shrink, export and report, as a recipe says; go on where a run stopped."""
     if workers > 1 and "WORLD_SIZE" not in os.environ:
@@ -169,7 +171,9 @@ def _teller(*, quiet: bool, log: bool) -> "Screen | Quiet | Log":
 def _start_workers(workers: int) -> int:
     """Run this same command in several processes, and return the exit status."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    return subprocess.call([*torchrun, "-m", "tonsor", *sys.argv[1:]])
+    # torchrun would take --log for one of its own
+    arguments = ["--jsonl" if argument == "--log" else argument for argument in sys.argv[1:]]
+    return subprocess.call([*torchrun, "-m", "tonsor", *arguments])
 
 
 def _stopped(why: KeyboardInterrupt) -> int:

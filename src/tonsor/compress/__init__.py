@@ -17,6 +17,7 @@ from tonsor.compress.error_budget import ErrorBudget as ErrorBudget
 from tonsor.compress.feedback import ErrorFeedback as ErrorFeedback
 from tonsor.compress.fp8 import e4m3 as e4m3
 from tonsor.compress.fp8 import e5m2 as e5m2
+from tonsor.compress.fsdp import compress_fsdp as compress_fsdp
 from tonsor.compress.galore import GaLore as GaLore
 from tonsor.compress.half import bf16 as bf16
 from tonsor.compress.half import fp16 as fp16
@@ -28,6 +29,9 @@ from tonsor.compress.message import pack_sparse as pack_sparse
 from tonsor.compress.message import unpack_sparse as unpack_sparse
 from tonsor.compress.natural import Natural as Natural
 from tonsor.compress.only_large import OnlyLarge as OnlyLarge
+from tonsor.compress.own_state import gather_state as gather_state
+from tonsor.compress.own_state import residual_norm as residual_norm
+from tonsor.compress.own_state import spread_state as spread_state
 from tonsor.compress.per_layer import PerLayer as PerLayer
 from tonsor.compress.powersgd import PowerSGD as PowerSGD
 from tonsor.compress.protocol import Averaged as Averaged
@@ -41,6 +45,7 @@ from tonsor.compress.sparse import sparse as sparse
 from tonsor.compress.terngrad import TernGrad as TernGrad
 from tonsor.compress.threshold import Threshold as Threshold
 from tonsor.compress.topk import TopK as TopK
+from tonsor.compress.traffic import Traffic as Traffic
 from tonsor.compress.warmup import Warmup as Warmup
 
 RULES: dict[str, Callable[..., Any]] = {

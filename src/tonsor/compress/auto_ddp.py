@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tonsor.compress.auto import Auto
 from tonsor.compress.comm import Comm
-from tonsor.compress.ddp import compress_ddp
+from tonsor.compress.ddp import compress_ddp, plain
 
 
 def auto(
@@ -46,7 +46,7 @@ def auto(
     rule = Auto(**settings)
     for name, parameter in model.module.named_parameters():
         if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(partial(_arrived, rule, name))
+            parameter.register_post_accumulate_grad_hook(partial(_arrived, rule, plain(name)))
     return rule, compress_ddp(model, rule, group=group)
 
 

@@ -1,12 +1,17 @@
 """Messages between workers: each is packed, sent at once, and counted."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import reduce
 from typing import final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from tonsor.compress.traffic import Meter, Traffic
+
+LEFT = "tonsor.left."  # in the store of the workers, with a rank: why it left
 
 
 @final
@@ -20,7 +25,7 @@ class Comm:
     handed over: the bytes of its packed message, once a call. What the network then carries depends on
     the backend and on the number W of workers: a ring moves `2 (W - 1) / W` times that for a mean,
     `W - 1` times that for a gather, and just that for an all-to-all. Alone, nothing is handed over and
-    the count stays 0.
+    the count stays 0. `traffic` also tells the time taken.
 
     Args:
         group: The workers. None: this process alone; torch.distributed need not be initialised.
@@ -37,6 +42,7 @@ class Comm:
         self.size = 1 if group is None else group.size()
         self.rank = 0 if group is None else group.rank()
         self.bytes_sent = 0
+        self.meter = Meter()
         self._group = group
 
     def mean(self, tensors: Sequence[Tensor], /) -> list[Tensor]:
@@ -60,7 +66,8 @@ class Comm:
         widest = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
         message = torch.cat([tensor.reshape(-1).to(widest) for tensor in tensors]).div_(self.size)
         if self.size > 1:
-            dist.all_reduce(message, group=self._group)
+            with self.meter.message(message):
+                dist.all_reduce(message, group=self._group)
             self.bytes_sent += message.nbytes
         parts = message.split_with_sizes([tensor.numel() for tensor in tensors])
         return [part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
@@ -84,7 +91,8 @@ class Comm:
         messages = [message]
         if self.size > 1:
             messages = [torch.empty_like(message) for _ in range(self.size)]
-            dist.all_gather(messages, message, group=self._group)
+            with self.meter.message(message):
+                dist.all_gather(messages, message, group=self._group)
             self.bytes_sent += message.nbytes
         return [_unpacked(message, tensors) for message in messages]
 
@@ -117,10 +125,59 @@ class Comm:
         sent = [torch.empty(0, dtype=torch.uint8, device=device)]
         sent += [tensor.reshape(-1).view(torch.uint8) for row in outgoing for tensor in row]
         message, came = torch.cat(sent), torch.empty(sum(sizes), dtype=torch.uint8, device=device)
-        dist.all_to_all_single(came, message, sizes, lengths, group=self._group)
+        with self.meter.message(message):
+            dist.all_to_all_single(came, message, sizes, lengths, group=self._group)
         self.bytes_sent += message.nbytes
         got = [_unpacked(part, row) for part, row in zip(came.split_with_sizes(sizes), expected, strict=True)]
         return [*got[: self.rank], own, *got[self.rank + 1 :]]
+
+    def traffic(self) -> Traffic:
+        """Return what was sent so far, and how long it took; nothing waits for the device.
+
+        Example:
+            >>> comm = Comm()
+            >>> before = comm.traffic()
+            >>> _ = comm.mean([torch.ones(3)])
+            >>> (comm.traffic() - before).bytes_sent     # alone
+            0
+        """
+        seconds = self.meter.seconds()
+        return Traffic(self.meter.steps, self.bytes_sent, self.meter.bytes_dense, *seconds)
+
+    def leave(self, reason: str, /) -> None:
+        """Close the channel for good: who waits for this worker gets an error instead of waiting on.
+
+        Args:
+            reason: What the others are told by `reasons`; empty tells nothing.
+
+        Example:
+            >>> Comm().leave("a mistake of mine")
+        """
+        if self._group is None:
+            return
+        group = self._group
+        del self._group  # so that no message can go to others by mistake
+        with suppress(RuntimeError):  # who kept the store may be gone
+            if reason:
+                group.get_group_store().set(f"{LEFT}{self.rank}", reason)
+        dist.destroy_process_group(group)
+
+    def reasons(self) -> dict[int, str]:
+        """Return why others left, by rank.
+
+        Example:
+            >>> Comm().reasons()
+            {}
+        """
+        found: dict[int, str] = {}
+        if self._group is None:
+            return found
+        store = self._group.get_group_store()
+        with suppress(RuntimeError):  # who kept the store may be gone
+            for rank in range(self.size):
+                if store.check([f"{LEFT}{rank}"]):
+                    found[rank] = store.get(f"{LEFT}{rank}").decode()
+        return found
 
 
 def _unpacked(message: Tensor, like: Sequence[Tensor]) -> list[Tensor]:

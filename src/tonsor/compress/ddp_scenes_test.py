@@ -214,6 +214,6 @@ def run(folder):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(90)
+        process.join(300)
         process.kill()
     return [torch.load(folder / str(rank)) for rank in range(3)]

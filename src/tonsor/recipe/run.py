@@ -92,7 +92,7 @@ def run_stages(run: Run, text: str, *, until: str = "report") -> None:
     if run.recipe.threads:
         torch.set_num_threads(run.recipe.threads)
     if run.crew.is_first:
-        run.folder.claim(text, {**run.recipe.model_dump(mode="json"), "workers": run.crew.size})
+        run.folder.claim(text, run.recipe.model_dump(mode="json"))
     run.crew.wait()
     asked = run.stages[: run.stages.index(until) + 1]
     if not run.crew.is_first:
@@ -130,6 +130,7 @@ def _one_stage(run: Run, stage: str) -> None:
         outputs=made.outputs,
         started=started,
         seed=run.recipe.seed,
+        workers=run.crew.size,
         settings=run.recipe.model_dump(mode="json")[stage],
         **made.facts,
     )

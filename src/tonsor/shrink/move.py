@@ -11,7 +11,7 @@ from tonsor.shrink.labels import Labels, varying
 from tonsor.shrink.node import key
 from tonsor.shrink.value import Call, NoRule, Value, dims_of
 
-VIEWS = ("aten.view", "aten._unsafe_view", "aten.reshape")
+VIEWS = ("aten.view", "aten._unsafe_view", "aten.reshape", "aten._reshape_alias")
 TURNS = ("aten.roll", "aten.flip")
 MADE = 2**15  # sizes of a tensor of the model's own making up to which it has labels
 
