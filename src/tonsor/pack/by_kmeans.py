@@ -1,5 +1,7 @@
 """Weights that share values found by k-means."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -8,9 +10,12 @@ from torch import Tensor
 from tonsor.pack.shared import Shared, group_rows, to_half
 
 SMALL = 1 << 16  # elements up to which each is a point of its own; more are counted in so many bins
-CHUNK = 1 << 20  # elements that are looked at at once: they stay in the cache
+PROBE = 4096  # elements that tell whether there may be few values
+TINY = 1e-30  # a spread below it, or above its inverse, is beyond single precision
+CHUNK = 1 << 18  # elements that are looked at at once: they stay in the cache
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 Floats = NDArray[np.float64]
+Values = NDArray[Any]  # floats
 Codes = NDArray[np.uint8]
 
 
@@ -62,42 +67,61 @@ def check(rule: str, weight: Tensor, bits: int) -> None:
         raise ValueError(
             f"pack.{rule}: only dense floats can share values; got {weight.dtype}, {weight.layout}"
         )
-    if not bool(weight.isfinite().all()):
+    if weight.numel() and not bool(torch.stack(torch.aminmax(weight.detach())).isfinite().all()):
         raise ValueError(f"pack.{rule}: a weight with NaN or infinite elements cannot share values")
 
 
 def _one_group(run: Tensor, levels: int, rounds: int) -> tuple[Codes, Floats]:
     """Return codes and centroids of a flat run of elements."""
     values = run.double().numpy() if run.dtype == torch.float64 else run.float().numpy()
-    kept = values[values != 0]
-    if len(kept) == 0:
-        return np.zeros(len(values), np.uint8), np.zeros(0)
-    if len(kept) <= SMALL:
-        points, counts = np.unique(kept, return_counts=True)
-        if len(points) <= levels:
-            return _nearest(values, points.astype(np.float64)), points.astype(np.float64)
-        centroids = _lloyd(
-            points.astype(np.float64), counts, points * counts.astype(np.float64), levels, rounds
-        )
-    else:
-        centroids = _lloyd(*_binned(kept), levels, rounds)
-    rounded = to_half(torch.from_numpy(centroids).float()).double().numpy()
-    table = np.unique(rounded[rounded != 0])
-    return _nearest(values, table), table
-
-
-def _binned(kept: NDArray[np.float32]) -> tuple[Floats, NDArray[np.int64], Floats]:
-    """Return the centres of even bins that are not empty, with the count and sum of their elements."""
-    low, high = kept.min(), kept.max()
-    scale = (SMALL - 1) / max(float(high) - float(low), 1e-300)
-    counts, sums = np.zeros(SMALL, np.int64), np.zeros(SMALL)
-    for start in range(0, len(kept), CHUNK):
-        chunk = kept[start : start + CHUNK]
-        bins = ((chunk - low) * chunk.dtype.type(scale)).astype(np.uint16)
-        counts += np.bincount(bins, minlength=SMALL)
-        sums += np.bincount(bins, chunk, SMALL)
+    few = _few(values, levels)
+    if few is not None:
+        return np.where(values != 0, _nearest(values, few), 0).astype(np.uint8), few
+    if len(values) <= SMALL:
+        points, counts = np.unique(values[values != 0].astype(np.float64), return_counts=True)
+        table = _rounded(_lloyd(points, counts, points * counts, levels, rounds))
+        return np.where(values != 0, _nearest(values, table), 0).astype(np.uint8), table
+    bins, counts, sums = _binned(values)
     there = counts > 0
-    return sums[there] / counts[there], counts[there], sums[there]
+    means = sums[there] / counts[there]
+    table = _rounded(_lloyd(means, counts[there], sums[there], levels, rounds))
+    codes = np.zeros(SMALL, np.uint8)
+    codes[there] = _nearest(means, table)
+    chosen = torch.index_select(torch.from_numpy(codes), 0, torch.from_numpy(bins.astype(np.int32)))
+    return chosen.numpy() * (values != 0), table
+
+
+def _few(values: Values, levels: int) -> Floats | None:
+    """Return the values that occur beside zero, sorted, if there are not more than levels."""
+    if len(np.unique(values[:PROBE])) > levels + 1:
+        return None
+    found = np.unique(values)
+    found = found[found != 0].astype(np.float64)
+    return found if len(found) <= levels else None
+
+
+def _rounded(centroids: Floats) -> Floats:
+    """Return the centroids as they are kept in a file."""
+    rounded = to_half(torch.from_numpy(centroids).float()).double().numpy()
+    return np.unique(rounded[rounded != 0])
+
+
+def _binned(values: Values) -> tuple[NDArray[np.uint16], NDArray[np.int64], Floats]:
+    """Return the bin of each element, and for each bin the count and sum of those that are not zero."""
+    low, spread = values.min(), float(values.max()) - float(values.min())
+    wide = values.dtype if TINY < spread < 1 / TINY else np.dtype(np.float64)
+    scale = wide.type((SMALL - 1) / spread)
+    bins, counts, sums = np.empty(len(values), np.uint16), np.zeros(SMALL, np.int64), np.zeros(SMALL)
+    for start in range(0, len(values), CHUNK):
+        chunk = values[start : start + CHUNK]
+        found = ((chunk.astype(wide, copy=False) - low) * scale).astype(np.uint16)
+        bins[start : start + CHUNK] = found
+        kept = chunk != 0
+        if not kept.all():
+            found, chunk = found[kept], chunk[kept]
+        counts += np.bincount(found, minlength=SMALL)
+        sums += np.bincount(found, chunk, SMALL)
+    return bins, counts, sums
 
 
 def _lloyd(points: Floats, counts: NDArray[np.int64], sums: Floats, levels: int, rounds: int) -> Floats:
@@ -116,12 +140,7 @@ def _lloyd(points: Floats, counts: NDArray[np.int64], sums: Floats, levels: int,
     return centroids
 
 
-def _nearest(values: NDArray[np.float32], table: Floats) -> Codes:
-    """Return 1 + the place of the nearest centroid for each element, and 0 for a zero."""
-    middles = torch.from_numpy((table[1:] + table[:-1]) / 2).to(torch.from_numpy(values).dtype)
-    codes = np.empty(len(values), np.uint8)
-    for start in range(0, len(values), CHUNK):
-        chunk = values[start : start + CHUNK]
-        places = torch.bucketize(torch.from_numpy(chunk), middles, out_int32=True).numpy()
-        codes[start : start + CHUNK] = np.where(chunk != 0, places + 1, 0)
-    return codes
+def _nearest(values: Values, table: Floats) -> Codes:
+    """Return 1 + the place of the nearest centroid for each element."""
+    middles = ((table[1:] + table[:-1]) / 2).astype(values.dtype)
+    return (np.searchsorted(middles, values) + 1).astype(np.uint8)

@@ -138,10 +138,10 @@ def finetune_(
     Example:
         >>> from tonsor.pack import share
         >>> model = nn.Linear(1, 1, bias=False)
-        >>> data = [(torch.ones(1, 1), torch.full((1, 1), 2.0))] * 300
-        >>> shared = finetune_(model, share(model, bits=2), data, nn.functional.mse_loss, lr=0.1, steps=300)
-        >>> round(model.weight.item(), 2)
-        2.0
+        >>> data = [(torch.ones(1, 1), torch.full((1, 1), 2.0))] * 60
+        >>> shared = finetune_(model, share(model, bits=2), data, nn.functional.mse_loss, lr=0.1, steps=60)
+        >>> 1.9 < model.weight.item() < 2.1
+        True
 
     References:
         Han et al., 2016, "Deep Compression", https://arxiv.org/abs/1510.00149 (section 3.3)

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tonsor.pack.range_coder import decode_range, encode_range, need
-from tonsor.pack.streams import Bytes, Reader
+from tonsor.pack.streams import Bytes
 from tonsor.spelling import unknown
 
 SMALL = 1 << 16  # symbols up to which every coder is tried; a longer stream is judged by a sample
-FULL = 7.97  # bits a byte of pure chance has; what has so many is stored as it is
+FULL = 7.9  # bits a symbol: what has more is near to pure chance, and is stored as it is where it is long
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def _stored(symbols: Bytes) -> bytes:
 
 def _unstored(data: bytes, count: int) -> Bytes:
     """Return the symbols as they are."""
-    return np.frombuffer(Reader(data).take(count), np.uint8)
+    return _of_length(np.frombuffer(data, np.uint8), count)
 
 
 def _deflate(symbols: Bytes) -> bytes:
@@ -62,7 +62,7 @@ def _inflate(data: bytes, count: int) -> Bytes:
 
 def _zstd(symbols: Bytes) -> bytes:
     """Return the symbols coded by Zstandard."""
-    level = 19 if len(symbols) <= SMALL else 3
+    level = 19 if len(symbols) < SMALL else 3
     coded: bytes = need("zstandard").ZstdCompressor(level=level, write_content_size=True).compress(symbols)
     return coded
 
@@ -118,10 +118,10 @@ def compress(symbols: Bytes, coders: Sequence[str], /) -> bytes:
             raise ValueError(f"pack.compress: {unknown('coder', name, CODERS)}")
     if len(symbols) <= SMALL:
         return min((CODERS[name].mark + CODERS[name].encode(symbols) for name in coders), key=len)
-    if entropy(np.bincount(symbols)) > FULL * len(symbols):
-        return STORED.mark + STORED.encode(symbols)
     middle = (len(symbols) - SMALL) // 2
     sample = symbols[middle : middle + SMALL]
+    if entropy(np.bincount(sample)) > FULL * SMALL:
+        return STORED.mark + STORED.encode(symbols)
     best = min((CODERS[name] for name in coders), key=lambda coder: len(coder.encode(sample)))
     return best.mark + best.encode(symbols)
 

@@ -31,7 +31,7 @@ def save(packed: Packed, path: str | Path, /) -> int:
         The bytes of the file.
 
     Raises:
-        ValueError: If `about` is no JSON.
+        ValueError: If `about` is no JSON, or a name is one that the format keeps for itself.
         OSError: If the file cannot be written; what stood there before is kept.
 
     Example:
@@ -40,7 +40,7 @@ def save(packed: Packed, path: str | Path, /) -> int:
         >>> path = Path(tempfile.mkdtemp()) / "a.tonsor"
         >>> size = save(pack({"w": torch.zeros(2, 3)}), path)
         >>> path.read_bytes()[8:].partition(b'"@w":')[2][:25]
-        b'"F32 [2,3] raw inline crc3'
+        b'"F32 [2,3] raw inline crc'
     """
     try:
         about = json.dumps(dict(packed.about), allow_nan=False, separators=(",", ":"))
@@ -48,6 +48,8 @@ def save(packed: Packed, path: str | Path, /) -> int:
         raise ValueError(f"pack.save: about must be what JSON can hold: {error}") from error
     texts = {"format": FORMAT, "version": VERSION, **({"about": about} if packed.about else {})}
     header: dict[str, Any] = {TEXTS: texts}
+    if TEXTS in packed.names:
+        raise ValueError(f"pack.save: safetensors has no tensor named '{TEXTS}'; call it otherwise")
     place = 0
     for name, entry in packed.entries.items():
         texts[MARK + name] = entry.line(_checksum(name, entry))

@@ -91,7 +91,7 @@ def pack(
         <torch._C.Generator object at ...>
         >>> model = torch.nn.Linear(400, 100)
         >>> small = pack(model, bits=4, masks={"weight": model.weight.abs() > 0.045})   # a tenth stays
-        >>> 25 < small.unpacked_bytes / small.bytes < 35
+        >>> small.unpacked_bytes / small.bytes > 40
         True
 
     References:

@@ -54,7 +54,7 @@ class Shared:
     def values(self) -> Tensor:
         """Return the weight."""
         table = self.table().detach().to(self.dtype)
-        return table.flatten()[self.places()].view(self.codes.shape)
+        return torch.index_select(table.flatten(), 0, self.places()).view(self.codes.shape)
 
     def places(self) -> Tensor:
         """Return the place of each element in the flat table, int32 or int64, 1-D."""
