@@ -12,9 +12,11 @@ from tonsor.pack.file import load as load
 from tonsor.pack.file import save as save
 from tonsor.pack.find_bits import Chosen as Chosen
 from tonsor.pack.find_bits import find_bits as find_bits
+from tonsor.pack.listing import listing as listing
 from tonsor.pack.packed import Packed as Packed
 from tonsor.pack.packed import pack as pack
 from tonsor.pack.packed import unpack as unpack
+from tonsor.pack.share import Bits as Bits
 from tonsor.pack.share import share as share
 from tonsor.pack.shared import Shared as Shared
 from tonsor.pack.shared import Sharing as Sharing

@@ -101,7 +101,7 @@ def compress(symbols: Bytes, coders: Sequence[str], /) -> bytes:
 
     Args:
         symbols: uint8, 1-D.
-        coders: Names of `CODERS`; what has the entropy of chance is stored in any case.
+        coders: Names of `CODERS`; what gets no shorter is stored in any case.
 
     Returns:
         The mark of the coder and what it wrote.
@@ -117,7 +117,8 @@ def compress(symbols: Bytes, coders: Sequence[str], /) -> bytes:
         if name not in CODERS:
             raise ValueError(f"pack.compress: {unknown('coder', name, CODERS)}")
     if len(symbols) <= SMALL:
-        return min((CODERS[name].mark + CODERS[name].encode(symbols) for name in coders), key=len)
+        tried = (CODERS[name] for name in dict.fromkeys([*coders, "stored"]))
+        return min((coder.mark + coder.encode(symbols) for coder in tried), key=len)
     middle = (len(symbols) - SMALL) // 2
     sample = symbols[middle : middle + SMALL]
     if entropy(np.bincount(sample)) > FULL * SMALL:

@@ -39,8 +39,8 @@ def save(packed: Packed, path: str | Path, /) -> int:
         >>> from tonsor.pack import pack
         >>> path = Path(tempfile.mkdtemp()) / "a.tonsor"
         >>> size = save(pack({"w": torch.zeros(2, 3)}), path)
-        >>> path.read_bytes()[8:].partition(b'"@w":')[2][:25]
-        b'"F32 [2,3] raw inline crc'
+        >>> path.read_bytes()[8:].partition(b'"@w":')[2][:15]
+        b'"F32 [2,3] raw '
     """
     try:
         about = json.dumps(dict(packed.about), allow_nan=False, separators=(",", ":"))

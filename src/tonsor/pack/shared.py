@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+LEAST = 2.0**-10  # what the largest value of a table must be, that half precision suits it
 LEVELS = 256  # codes a byte can hold
 Sharing = Callable[..., "Shared"]
 
@@ -98,9 +99,10 @@ def group_rows(weight: Tensor, groups: int, /) -> list[Tensor]:
 
 
 def to_half(learned: Tensor, /) -> Tensor:
-    """Round to what half precision holds where all of it lies in its normal range; else nothing is rounded.
+    """Round to half precision where the largest lies well inside its range; else nothing is rounded.
 
-    A table of two-byte values is half as long in a file; the error, 0.05 %, is far below that of sharing.
+    A table of two-byte values is half as long in a file; the error, 0.05 % of a value or 0.003 % of the
+    largest, is far below that of sharing.
 
     Args:
         learned: Any float tensor.
@@ -112,7 +114,6 @@ def to_half(learned: Tensor, /) -> Tensor:
         >>> to_half(torch.tensor([1.0001, 0.0])), to_half(torch.tensor([1e9]))
         (tensor([1., 0.]), tensor([1.0000e+09]))
     """
-    half = torch.finfo(torch.float16)
-    sizes = learned.abs()
-    fits = ((sizes >= half.smallest_normal) & (sizes <= half.max)) | (sizes == 0)
-    return learned.half().to(learned.dtype) if bool(fits.all()) else learned
+    largest = float(learned.abs().max()) if learned.numel() else 0.0
+    fits = LEAST <= largest <= torch.finfo(torch.float16).max
+    return learned.half().to(learned.dtype) if fits else learned
