@@ -1,7 +1,7 @@
 """How small does a trained model get, and what does that cost?
 
 Trains, prunes, packs through the command, over several seeds, and tables the reports: the file with its
-header against the float32 parameters, accuracy of what is unpacked from it against the dense model on test data.
+header against the float32 parameters, accuracy of what is unpacked from it against the dense model.
 
 python benchmarks/pack_size.py --seeds 3
 """
@@ -79,8 +79,9 @@ def main() -> None:
             )
     header = ["model", "seed", "dense", "masked (points)", "packed (points)", "bytes", "times smaller"]
     why = (
-        "Fashion-MNIST, accuracy on its 10,000 test images. The file has its header, checksums and biases; "
-        "what is measured is the model unpacked from it. Deep Compression (2016) reports 40x and 39x, on MNIST."
+        "Fashion-MNIST, accuracy on its 10,000 test images. The file has its header, checksums and "
+        "biases; what is measured is the model unpacked from it. Deep Compression (2016) reports 40x, "
+        "and 39x for LeNet-5, on MNIST."
     )
     body = "\n\n".join([why, "\n".join(told), markdown(header, rows)])
     write_section("Pack: size", f"python benchmarks/pack_size.py --seeds {arguments.seeds}", body)

@@ -1,7 +1,7 @@
 """How fast are packing and unpacking, and how small does it get?
 
-Random weights, the worst case for every coder; wall clock on two threads, and seconds of processor time, which
-other programs on the machine do not touch. The file is written and read in between.
+Random weights, the worst case for every coder; wall clock on two threads, and seconds of processor time,
+which other programs on the machine do not touch. The file is written and read in between.
 
 python benchmarks/pack_speed.py
 """

@@ -80,7 +80,8 @@ def load(path: str | Path, /, *, names: Iterable[str] | None = None, limit: int 
     Args:
         path: The file.
         names: The tensors that are wanted; all if not given.
-        limit: How many bytes the wanted tensors may unpack to; higher allows larger models.
+        limit: How many bytes the wanted tensors may unpack to; higher allows larger models. To decode a
+            tensor takes a few times its own size meanwhile.
 
     Returns:
         The packed tensors.

@@ -127,6 +127,10 @@ def _named(scope: Callable[..., Any]) -> list[str]:
 
 def packing(section: Pack, mistakes: Mistakes) -> None:
     """Bind and try the rules of a packing."""
+    if "bits" in section.sharing.settings:
+        mistakes.add(
+            "pack.sharing.bits", "give the bits as a key of [pack]; what a sharing takes beside is here"
+        )
     for kind, named in (("sharing", section.sharing), ("distill", section.distill)):
         bound = bind_rule(TABLES[kind], named, f"pack.{kind}", mistakes) if named is not None else None
         if bound is not None and kind == "sharing":
