@@ -29,7 +29,7 @@ HALF = 0.5  # added to counts, so that nothing is certain
 GROWTH = 8  # columns are counted anew each time the rows have grown by an eighth
 FARTHEST = 512  # the largest lag that is looked for
 LEAST = 2.0**-14  # no odds are smaller
-SAMPLE = 1 << 17  # flags that decide direction and lag
+SAMPLE = 1 << 16  # flags that decide direction and lag
 
 
 def to_context(flags: Flags, coders: Sequence[str], /) -> bytes:
@@ -113,7 +113,7 @@ def _coded(matrix: Flags, lag: int, coders: Sequence[str]) -> bytes:
 
 def _contexts(
     matrix: Flags, counts: NDArray[np.int64], lag: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Yield the rows of a block that are neither empty nor full, and the chances of their flags.
 
     The rows before them are read from the matrix, so that a decoder can fill it as it goes.
@@ -128,8 +128,9 @@ def _contexts(
         mean = (counts[:start].sum() + TRUST * density * columns) / ((start + TRUST) * columns)
         column_odds = _odds(_densities(kept, start, mean, lag)) / _odds(mean)
         if len(block):
-            both = row_odds[block, None] * column_odds
-            yield block, np.clip(both / (1 + both), LEAST, 1 - LEAST).ravel()
+            both = np.multiply.outer(row_odds[block].astype(np.float32), column_odds.astype(np.float32))
+            np.divide(both, both + 1, out=both)
+            yield block, np.clip(both, LEAST, 1 - LEAST, out=both).ravel()
         kept += matrix[start:stop].sum(0)
 
 

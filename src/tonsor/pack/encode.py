@@ -14,7 +14,7 @@ from tonsor.pack.shared import LEVELS, Shared
 from tonsor.pack.streams import Bytes, Flags, parts
 
 LARGE = 1 << 20  # elements from which a part of the rows is measured instead of all
-SAMPLE = 1 << 18  # elements of that part
+SAMPLE = 1 << 17  # elements of that part
 WORTH = 0.97  # of the next best: what the slow coder must come below where there is much to code
 PROBE = 4096  # elements that tell whether a tensor may have few values
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes an element
