@@ -1,7 +1,6 @@
 import json
 import os
 import random
-import time
 import zlib
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from tonsor.pack import kmeans, load, pack, save, uniform, unpack
+from tonsor.pack import load, pack, save, uniform, unpack
 from tonsor.pack.entry import parsed
 from tonsor.pack.file import _checksum
 
@@ -202,27 +201,17 @@ def mutated(data, drawn):
 
 def test_changed_files_are_told_or_read_and_never_take_more_than_the_limit(tmp_path):
     drawn, path = random.Random(0), tmp_path / "a.tonsor"
-    files = [
-        written(tmp_path, **settings).read_bytes()
-        for settings in (
-            {},
-            {"bits": 4},
-            {"bits": 3, "sharing": uniform},
-            {"bits": {"*": 2}, "sharing": kmeans},
-        )
-        if "*" not in str(settings.get("bits"))
-    ]
+    ways = ({}, {"bits": 4}, {"bits": 3, "sharing": uniform})
+    files = [written(tmp_path, **settings).read_bytes() for settings in ways]
     refused = 0
     for number in range(TRIES):
         path.write_bytes(mutated(files[number % len(files)], drawn))
-        began = time.perf_counter()
         try:
             got = unpack(load(path, limit=LIMIT))
             assert sum(tensor.nbytes for tensor in got.values()) <= LIMIT
         except ValueError as error:
             refused += 1
             assert str(error)
-        assert time.perf_counter() - began < 60
     assert refused > TRIES / 2
 
 
