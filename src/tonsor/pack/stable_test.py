@@ -8,10 +8,10 @@ import torch
 from tonsor.pack import Coding, Entry, Packed, pack, unpack
 
 WRITTEN = {  # payloads of `known`, written once by version 1 of the format
-    "context": "4QK$k0K5Rc05||V06sbZ01p^)2DbVgf7OfTu(jti{&pH)Pa^DT!rrM^^Ddq`hCWD_e?Pg%fM{WzE#^rZS--WH@lj&l9U5{5L"
-    "<MZ|UBF+vfBJYPASOvZnU8F;LFF!`",
-    "runs": "4QK$k0K5Rc05||V06sJUKyovygpVCbm$z2`7Qb1yT`0JoIsI7n80Xxzhvy>Li3vdd$V|-<^mo=lc$plFXCFfvat1^NZ1G*dU%P+"
-    "$cqSkwNj{m6Y_dV+E~N",
+    "context": "4QK$k0K5Rc05||V06sbZ01p^)2DbVgf7OfTu(jti{&pH)Pa^DT!rrM^^Ddq`hCWD_e?Pg%fM{WzE#^rZS--WH@lj&l9U5"
+    "{5L<MZ|UBF+vfBJYPASOvZnU8F;LFF!`",
+    "runs": "4QK$k0K5Rc05||V06sJUKyovygpVCbm$z2`7Qb1yT`0JoIsI7n80Xxzhvy>Li3vdd$V|-<^mo=lc$plFXCFfvat1^NZ1G*dU"
+    "%P+$cqSkwNj{m6Y_dV+E~N",
 }
 
 
