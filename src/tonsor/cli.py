@@ -161,6 +161,37 @@ def inspect_sensitivity(
     print(run.folder.path / inspecting.PICTURE)
 
 
+@app.command()
+def pack(
+    model: Annotated[Path, typer.Argument(help="A safetensors file.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="The packed file; MODEL.tonsor if not given.")] = None,
+    bits: Annotated[
+        list[str] | None, typer.Option(help="Of shared values: 4, or *.bias=6; nothing is lost without.")
+    ] = None,
+    max_bytes: Annotated[int | None, typer.Option(min=1, help="Find bits that take no more.")] = None,
+    sharing: Annotated[str, typer.Option(help="How values are shared: kmeans or uniform.")] = "kmeans",
+) -> None:
+    """Make a model few bytes: shared values, positions of zeros, entropy coding."""
+    from tonsor.recipe.packed_files import pack_file, read_bits
+    from tonsor.screen_pack import table_of_packed
+
+    path = out or model.with_suffix(".tonsor")
+    table_of_packed(pack_file(model, path, bits=read_bits(bits or []), max_bytes=max_bytes, sharing=sharing))
+    print(path)
+
+
+@app.command()
+def unpack(
+    packed: Annotated[Path, typer.Argument(help="A packed file.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="PACKED.safetensors if not given.")] = None,
+) -> None:
+    """Write what a packed file holds as safetensors."""
+    from tonsor.recipe.packed_files import unpack_file
+
+    for path in unpack_file(packed, out or packed.with_suffix(".safetensors")):
+        print(path)
+
+
 def _teller(*, quiet: bool, log: bool) -> "Screen | Quiet | Log":
     """Choose who shows the events."""
     if log:

@@ -143,6 +143,8 @@ def check_rules(recipe: Recipe) -> None:
         _check_heal(recipe, mistakes)
     if recipe.finetune is not None:
         methods(recipe.finetune, "finetune", mistakes)
+    if recipe.pack is not None:
+        trial.packing(recipe.pack, mistakes)
     source(recipe.model, recipe.model.build, "model", "build", mistakes)
     source(recipe.data, recipe.data.load, "data", "load", mistakes)
     for number, named in enumerate(recipe.export.formats if recipe.export else ()):

@@ -12,6 +12,7 @@ from tonsor.recipe import stages
 from tonsor.recipe.build import check_rules
 from tonsor.recipe.context import TRAINING, Run
 from tonsor.recipe.healing import heal
+from tonsor.recipe.packing import pack
 from tonsor.recipe.stages import Made
 
 STAGES: dict[str, Callable[[Run], Made]] = {
@@ -20,6 +21,7 @@ STAGES: dict[str, Callable[[Run], Made]] = {
     "heal": heal,
     "finetune": stages.finetune,
     "shrink": stages.shrink,
+    "pack": pack,
     "export": stages.export,
     "report": stages.report,
 }

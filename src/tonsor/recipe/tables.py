@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from tonsor import clip, compress, constrain, export, prune
+from tonsor import clip, compress, constrain, export, pack, prune
 from tonsor.recipe.losses import LOSSES, METRICS
 from tonsor.schedule import SCHEDULES
 
@@ -42,5 +42,6 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "distill": prune.DISTILLATIONS,
     "loss": LOSSES,
     "metric": METRICS,
+    "sharing": pack.SHARINGS,
     "export": export.FORMATS,
 }
