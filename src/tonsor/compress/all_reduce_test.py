@@ -186,7 +186,9 @@ def test_buckets_do_not_matter_to_many_workers_either(make):
                 assert torch.equal(mine.sent[n], theirs.sent[n])
 
 
-@pytest.mark.parametrize("rule", [fp16, bf16, e5m2, int8, Natural()], ids=str)
+@pytest.mark.parametrize(
+    "rule", [fp16, bf16, e5m2, int8, Natural()], ids=["fp16", "bf16", "e5m2", "int8", "Natural"]
+)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("value", [0.5, -(2.0**-25), 2.0**100, 2.0**-100])
 def test_a_constant_comes_back_as_it_went_in(rule, size, value):
