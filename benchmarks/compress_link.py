@@ -45,7 +45,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def speed(row: dict[str, Any]) -> tuple[float, float, float]:
-    """Return a step's median and quartile range in ms, and the bytes a worker sent; the slowest worker counts."""
+    """Return median and quartile range in ms of the slowest worker, and the bytes a worker sent."""
     steps = [max(times) for times in zip(*(worker["seconds"] for worker in row["workers"]), strict=True)]
     low, middle, high = statistics.quantiles(steps, n=4)
     return 1e3 * middle, 1e3 * (high - low), statistics.mean(worker["sent"] for worker in row["workers"])
@@ -72,7 +72,7 @@ def table(rows: list[dict[str, Any]], long: dict[str, dict[str, Any]]) -> str:
         lines.append(
             [name, f"{ms:.0f}", f"{spread:.0f}", f"{plain / ms:.1f}x", f"{sent / 1e6:.3f}", *learned]
         )
-    header = ["method", "ms a step", "quartiles", "against DDP", "MB sent", "loss", f"s to loss {FIXED}"]
+    header = ["method", "ms a step", "spread", "against DDP", "MB sent", "loss", f"s to loss {FIXED}"]
     return markdown(header, lines)
 
 
