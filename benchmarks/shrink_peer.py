@@ -1,4 +1,4 @@
-"""What the shrink benchmarks cut: the shapes of ResNet-50, ViT-B and GPT-2; and their peer, checked."""
+"""What the shrink benchmarks cut: shapes of ResNet-50, ViT-B, Swin-T and GPT-2; and their peer, checked."""
 
 import copy
 from collections.abc import Callable
@@ -65,9 +65,17 @@ def gpt_2() -> nn.Module:
     return Only(GPT2LMHeadModel(GPT2Config(use_cache=False)), "logits")
 
 
+def swin_tiny() -> nn.Module:
+    """Return a network with the shapes of Swin-T, with random weights."""
+    from transformers import SwinConfig, SwinForImageClassification
+
+    return Only(SwinForImageClassification(SwinConfig(num_labels=1000)), "logits")
+
+
 LARGE: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "ResNet-50": (resnet_50, torch.randn(1, 3, 224, 224)),
     "ViT-B": (vit_base, torch.randn(1, 3, 224, 224)),
+    "Swin-T": (swin_tiny, torch.randn(1, 3, 224, 224)),
     "GPT-2": (gpt_2, torch.arange(16).view(1, 16)),
 }
 

@@ -7,10 +7,14 @@ group; ours proves each result as it does for users, torch-pruning's are checked
 """
 
 import copy
+import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
+from unittest import mock
 
 import torch
 from results import markdown, write_section
@@ -20,13 +24,50 @@ from torch import Tensor, nn
 from tonsor.prune import find_masks
 from tonsor.prune.scopes import local
 from tonsor.shrink import channel_groups, shrink_
+from tonsor.shrink.interpret import Interpreter
 from tonsor.shrink.nets_test import NETS, built
+from tonsor.shrink.proof import Proof
 
-REPEATS = 3
-ABOUT = """CPU seconds, least of {repeats}; half of the units of every group removed, L2 importance. tonsor's
-second figure includes finding the masks, slicing a copy, the proof on three inputs, and slicing the model;
-torch-pruning's prunes and proves nothing. "stays" is the share of tonsor's parameters that lie in no group
-that can lose units."""
+REPEATS = 5
+ABOUT = """CPU seconds of one thread, median of {repeats} and range, the tools taking turns on a machine
+that had other work, the first turn not counted; half of the units of every group removed, L2 importance.
+tonsor's "remove" includes finding the masks, the masked and the sliced copy, slicing the model, and the
+proof: masked and sliced model are run on three inputs; what that takes is told beside, and cannot be switched
+off. torch-pruning's prunes and proves nothing. tonsor's "find" is torch.export but for "labels". "stays" is
+the share of tonsor's parameters that lie in no group that can lose units."""
+
+
+@dataclass
+class Turn:
+    """Hold what one tool did with one model once."""
+
+    find: float
+    remove: float
+    model: nn.Module
+    inner: dict[str, float] = field(default_factory=dict)
+    stays: str = ""
+
+
+@contextmanager
+def inside(spent: dict[str, float]) -> Iterator[None]:
+    """Note the CPU seconds of tonsor's proofs and of its graph on labels while something runs."""
+    with ExitStack() as stack:
+        for name, owner, method in (("proof", Proof, "of"), ("labels", Interpreter, "run")):
+            stack.enter_context(mock.patch.object(owner, method, noted(getattr(owner, method), spent, name)))
+        yield
+
+
+def noted(work: Callable[..., object], spent: dict[str, float], name: str) -> Callable[..., object]:
+    """Return the function, whose seconds are added up under a name."""
+
+    def timed(*args: object) -> object:
+        start = time.process_time()
+        try:
+            return work(*args)
+        finally:
+            spent[name] = spent.get(name, 0.0) + time.process_time() - start
+
+    return timed
 
 
 def clocked(work: Callable[[], object]) -> tuple[float, object]:
@@ -36,10 +77,11 @@ def clocked(work: Callable[[], object]) -> tuple[float, object]:
     return time.process_time() - start, result
 
 
-def ours(build: Callable[[], nn.Module], example: Tensor) -> tuple[float, float, nn.Module, float]:
-    """Return the seconds for finding and for removing, the small model, and the share that stays."""
-    model = build().eval()
-    found, groups = clocked(lambda: channel_groups(model, example))
+def ours(build: Callable[[], nn.Module], example: Tensor) -> Turn:
+    """Find and remove with tonsor."""
+    model, seeking, removing = build().eval(), {}, {}
+    with inside(seeking):
+        found, groups = clocked(lambda: channel_groups(model, example))
     weights = {name: p for name, p in model.named_parameters() if p.ndim > 1}
 
     def remove() -> None:
@@ -49,16 +91,18 @@ def ours(build: Callable[[], nn.Module], example: Tensor) -> tuple[float, float,
     free = {part.parameter for group in groups.groups.values() for part in group.slices}
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     stays = 1 - sum(sizes[name] for name in free if name in sizes) / sum(sizes.values())
-    removed, _ = clocked(remove)
-    return found, removed, model, stays
+    with inside(removing):
+        removed, _ = clocked(remove)
+    spent = {"labels": seeking["labels"], "proof": removing["proof"]}
+    return Turn(found, removed, model, spent, f"{stays:.0%}")
 
 
-def theirs(build: Callable[[], nn.Module], example: Tensor) -> tuple[float, float, nn.Module]:
-    """Return the seconds for building the graph and for pruning, and the small model."""
+def theirs(build: Callable[[], nn.Module], example: Tensor) -> Turn:
+    """Find and remove with torch-pruning."""
     model = build().eval()
     found, pruner = clocked(lambda: peer_pruner(model, example))
     removed, _ = clocked(pruner.step)
-    return found, removed, model
+    return Turn(found, removed, model)
 
 
 def millions(model: nn.Module) -> str:
@@ -71,26 +115,46 @@ def speed() -> list[list[object]]:
     rows = []
     for name, (build, example) in LARGE.items():
         dense = millions(build())
-        for tool, way in (("tonsor", ours), ("torch-pruning", theirs)):
-            try:
-                found = [way(build, example) for _ in range(REPEATS)]
-                small, stays = found[0][2], f"{found[0][3]:.0%}" if way is ours else ""
-                figures = [*least(found), millions(small), runs(small, example), stays]
-            except Exception as error:  # noqa: BLE001 - whatever a tool raises is the result
-                figures = ["-", "-", "-", f"{type(error).__name__}: {str(error)[:80]}", ""]
-            rows.append([f"{name} {dense}, {tool}", *figures])
+        turns: dict[str, list[Turn]] = {"tonsor": [], "torch-pruning": []}
+        for number in range(REPEATS + 1):
+            for tool, way in (("tonsor", ours), ("torch-pruning", theirs)):
+                turn = way(build, example)
+                turns[tool] = [turn] if number < 2 else [*turns[tool], turn]
+        for tool, own in turns.items():
+            spent = [told([turn.inner[part] for turn in own if part in turn.inner]) for part in INNER]
+            seconds = [told([turn.find for turn in own]), told([turn.remove for turn in own])]
+            figures = [seconds[0], spent[0], seconds[1], spent[1]]
+            last = own[-1]
+            rows.append(
+                [
+                    f"{name} {dense}, {tool}",
+                    *figures,
+                    millions(last.model),
+                    runs(last.model, example),
+                    last.stays,
+                ]
+            )
+            print(rows[-1], flush=True)
     return rows
 
 
-def least(runs_: list[tuple]) -> list[str]:
-    """Return the least seconds of both parts."""
-    return [f"{min(run[part] for run in runs_):.2f}" for part in (0, 1)]
+INNER = ("labels", "proof")
+
+
+def told(seconds: list[float]) -> str:
+    """Return median and range."""
+    if not seconds:
+        return ""
+    return f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
 
 
 def runs(model: nn.Module, example: Tensor) -> str:
     """Say whether a forward runs."""
-    with torch.no_grad():
-        model(example)
+    try:
+        with torch.no_grad():
+            model(example)
+    except Exception as error:  # noqa: BLE001 - whatever a model raises is the result
+        return f"{type(error).__name__}: {str(error)[:60]}"
     return "runs"
 
 
@@ -98,13 +162,10 @@ def right() -> tuple[list[list[object]], dict[str, int]]:
     """Return what each tool makes of every small model, and how many each gets right."""
     rows, count = [], {"tonsor": 0, "torch-pruning": 0}
     for name in NETS:
-        told = {
-            tool: verdict(name)
-            for tool, verdict in (("tonsor", our_verdict), ("torch-pruning", peer_verdict))
-        }
-        for tool, said in told.items():
+        verdicts = {"tonsor": our_verdict(name), "torch-pruning": peer_verdict(name)}
+        for tool, said in verdicts.items():
             count[tool] += said.startswith("right")
-        rows.append([name, *told.values()])
+        rows.append([name, *verdicts.values()])
     return rows, count
 
 
@@ -142,16 +203,16 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     peers = f"torch-pruning {version('torch-pruning')}"
-    head = ["model, tool", "find, s", "remove, s", "left", "afterwards", "stays"]
+    head = ["model, tool", "find, s", "labels", "remove, s", "proof", "left", "afterwards", "stays"]
     table = markdown(head, speed())
     rows, count = right()
     small = markdown(["small model", "tonsor", "torch-pruning"], rows)
     total = ", ".join(f"{tool} {right_} of {len(rows)}" for tool, right_ in count.items())
-    told = (
+    body = (
         f"{ABOUT.format(repeats=REPEATS)}\n\n{table}\n\nRight on small models, by masking the same channels: "
         f"{total}.\n\n{small}"
     )
-    write_section("Shrinking: time and correctness", "python benchmarks/shrink_speed.py", told, peers=peers)
+    write_section("Shrinking: time and correctness", "python benchmarks/shrink_speed.py", body, peers=peers)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ ATTACHED = {
     "attached_signs",
     "attached_where",
 }
-ROOMS = {"clip", "constrain", "compress", "prune", "shrink", "export", "report", "examples"}
+ROOMS = {"clip", "constrain", "compress", "prune", "shrink", "pack", "export", "report", "examples"}
 PUBLIC = [
     (room, name, thing)
     for room in sorted(ROOMS)
@@ -74,7 +74,7 @@ def test_imports_point_downwards(path):
     elif part == "recipe":
         allowed = LEAVES | ROOMS | {"recipe"}
     else:
-        allowed = LEAVES | ROOMS | ATTACHED | {"recipe", "screen", "screen_scan", "cli"}
+        allowed = LEAVES | ROOMS | ATTACHED | {"recipe", "screen", "screen_pack", "screen_scan", "cli"}
     assert imported(path) <= allowed
 
 
@@ -113,7 +113,8 @@ def test_the_command_answers_without_torch():
 
 def test_the_rooms_need_torch_numpy_and_safetensors_alone():
     heavy = "typer rich pydantic jinja2 matplotlib onnx sklearn transformers accelerate pytorch_lightning"
-    rooms = "from tonsor import clip, compress, constrain, export, prune, report, shrink, attach"
+    heavy += " constriction zstandard"
+    rooms = "from tonsor import clip, compress, constrain, export, pack, prune, report, shrink, attach"
     found = run(f"import sys; {rooms}; print([m for m in '{heavy}'.split() if m in sys.modules])")
     assert found.strip() == "[]"
 

@@ -46,7 +46,10 @@ def pictures(tmp_path_factory):
 
 def test_all_recipes_are_there():
     names = {path.stem for path in RECIPES}
-    assert names == {"digits", "lenet-300-100", "lenet-5", "linear", "char-lm", "ticket", "rigl"}
+    assert names == {"digits", "lenet-300-100", "lenet-5", "linear", "char-lm", "ticket", "rigl"} | {
+        "packed-lenet-300-100",
+        "packed-lenet-5",
+    }
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)

@@ -60,9 +60,8 @@ def write(folder: Path, text: str = RECIPE) -> Path:
 
 def tonsor(*arguments: object, **options: object) -> subprocess.CompletedProcess:
     """Run the command and wait for it."""
-    return subprocess.run(
-        command(*arguments), check=False, capture_output=True, text=True, env=environment(), **options
-    )
+    settings = {"capture_output": True, "text": True, "env": environment(), **options}
+    return subprocess.run(command(*arguments), check=False, **settings)
 
 
 def command(*arguments: object) -> list[str]:

@@ -1,9 +1,9 @@
 """Trim the tensors of a training run: gradients, messages between machines, weights, the model itself.
 
 Each room is a module of its own, imported when it is first used: `tonsor.clip`, `tonsor.constrain`,
-`tonsor.compress`, `tonsor.prune`, `tonsor.shrink`, `tonsor.export`, `tonsor.report`; and `tonsor.attach`
-puts rules on the optimizer of a loop we do not own. `clip_grad_norm_`, `clip_grad_value_`, `get_total_norm`
-and `clip_grads_with_norm_` are torch's, made right and fast.
+`tonsor.compress`, `tonsor.prune`, `tonsor.shrink`, `tonsor.pack`, `tonsor.export`, `tonsor.report`; and
+`tonsor.attach` puts rules on the optimizer of a loop we do not own. `clip_grad_norm_`, `clip_grad_value_`,
+`get_total_norm` and `clip_grads_with_norm_` are torch's, made right and fast.
 """
 
 from importlib import import_module
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tonsor import compress as compress
     from tonsor import constrain as constrain
     from tonsor import export as export
+    from tonsor import pack as pack
     from tonsor import prune as prune
     from tonsor import report as report
     from tonsor import schedule as schedule

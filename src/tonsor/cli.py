@@ -35,7 +35,9 @@ def run(
     changes: Change = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the training.")] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only print where the report lies.")] = False,
-    log: Annotated[bool, typer.Option("--log", help="Print events as JSON lines.")] = False,
+    log: Annotated[
+        bool, typer.Option("--log", "--jsonl", help="Print events as JSON lines; under torchrun --jsonl.")
+    ] = False,
 ) -> None:
     """Train, prune, fine-tune, shrink, export and report, as a recipe says; go on where a run stopped."""
     if workers > 1 and "WORLD_SIZE" not in os.environ:
@@ -98,6 +100,37 @@ def compare(folders: Annotated[list[Path], typer.Argument(help="Folders of finis
     table_of_runs(rows_of({str(folder): read_report(folder) for folder in folders}))
 
 
+@app.command()
+def netbench(
+    model: Annotated[
+        str, typer.Option(help="Function that builds it, as package.module:function; else 7.9M parameters.")
+    ] = "",
+    shape: Annotated[str, typer.Option(help="Of a worker's input, the batch first.")] = "16,512",
+    tokens: Annotated[int, typer.Option(help="Size of the vocabulary, where the input is tokens.")] = 0,
+    steps: Annotated[int, typer.Option(help="Timed steps of each method.")] = 10,
+    method: Annotated[
+        list[str] | None, typer.Option(help="A rule, as TopK; may be given again. Else all.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine; or use torchrun.")] = 1,
+) -> None:
+    """Time each way to compress gradients on your own link and model.
+
+    Between machines start it as `torchrun --nnodes ... -m tonsor netbench`.
+    """
+    if workers > 1 and "WORLD_SIZE" not in os.environ:
+        raise typer.Exit(_start_workers(workers))
+    from tonsor.recipe import netbench as bench
+    from tonsor.recipe.crew import Crew
+
+    question = bench.Question(model, bench.sizes_of(shape), tokens, steps, method or ())
+    crew = Crew.join()
+    with Screen() if crew.is_first else Quiet() as tell:
+        rows = bench.netbench(crew, question, tell.event)
+    crew.leave()
+    if crew.is_first:
+        table_of_runs(rows)
+
+
 @look.command("sensitivity")
 def inspect_sensitivity(
     source: Annotated[Path, typer.Argument(help="A run's folder, or a recipe.", show_default=False)],
@@ -128,6 +161,37 @@ def inspect_sensitivity(
     print(run.folder.path / inspecting.PICTURE)
 
 
+@app.command()
+def pack(
+    model: Annotated[Path, typer.Argument(help="A safetensors file.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="The packed file; MODEL.tonsor if not given.")] = None,
+    bits: Annotated[
+        list[str] | None, typer.Option(help="Of shared values: 4, or *.bias=6; nothing is lost without.")
+    ] = None,
+    max_bytes: Annotated[int | None, typer.Option(min=1, help="Find bits that take no more.")] = None,
+    sharing: Annotated[str, typer.Option(help="How values are shared: kmeans or uniform.")] = "kmeans",
+) -> None:
+    """Make a model few bytes: shared values, positions of zeros, entropy coding."""
+    from tonsor.recipe.packed_files import pack_file, read_bits
+    from tonsor.screen_pack import table_of_packed
+
+    path = out or model.with_suffix(".tonsor")
+    table_of_packed(pack_file(model, path, bits=read_bits(bits or []), max_bytes=max_bytes, sharing=sharing))
+    print(path)
+
+
+@app.command()
+def unpack(
+    packed: Annotated[Path, typer.Argument(help="A packed file.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="PACKED.safetensors if not given.")] = None,
+) -> None:
+    """Write what a packed file holds as safetensors."""
+    from tonsor.recipe.packed_files import unpack_file
+
+    for path in unpack_file(packed, out or packed.with_suffix(".safetensors")):
+        print(path)
+
+
 def _teller(*, quiet: bool, log: bool) -> "Screen | Quiet | Log":
     """Choose who shows the events."""
     if log:
@@ -138,7 +202,9 @@ def _teller(*, quiet: bool, log: bool) -> "Screen | Quiet | Log":
 def _start_workers(workers: int) -> int:
     """Run this same command in several processes, and return the exit status."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    return subprocess.call([*torchrun, "-m", "tonsor", *sys.argv[1:]])
+    # torchrun would take --log for one of its own
+    arguments = ["--jsonl" if argument == "--log" else argument for argument in sys.argv[1:]]
+    return subprocess.call([*torchrun, "-m", "tonsor", *arguments])
 
 
 def _stopped(why: KeyboardInterrupt) -> int:

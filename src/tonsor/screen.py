@@ -65,6 +65,8 @@ class _Training:
         parts = [f"loss {self.last['loss']:.4f}", f"norm {self.last['norm']:.3g}", f"clipped {share:.0%}"]
         if self.last["sparsity"]:
             parts.append(f"sparsity {self.last['sparsity']:.1%}")
+        if self.last.get("factor"):
+            parts.append(f"sent 1/{self.last['factor']:.3g}")
         if self.valid is not None:
             parts.append(f"valid {self.valid:.4f}")
         return "  ".join(parts)

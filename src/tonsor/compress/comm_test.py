@@ -60,3 +60,16 @@ def test_transposed_tensors_are_packed_in_their_own_order():
     (mean,) = Comm().mean([t])
     assert torch.equal(gathered, t)
     assert torch.equal(mean, t)
+
+
+@settings(max_examples=50, deadline=None)
+@given(kinds=some)
+def test_what_a_worker_has_for_itself_comes_back_and_shares_no_memory(kinds):
+    tensors = [torch.ones(shape).to(dtype) for shape, dtype in kinds]
+    comm = Comm()
+    (row,) = comm.all_to_all([tensors], [tensors])
+    assert comm.bytes_sent == 0
+    for got, want in zip(row, tensors, strict=True):
+        assert (got.dtype, got.shape) == (want.dtype, want.shape)
+        got.zero_()
+        assert (want == 1).all()

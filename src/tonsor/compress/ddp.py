@@ -1,24 +1,26 @@
 """Compress the gradients of a DistributedDataParallel model."""
 
-from collections.abc import Iterator
-from concurrent.futures import Future as Done
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from typing import final
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.futures import Future
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tonsor.compress.comm import Comm
+from tonsor.compress.line import Line
 from tonsor.compress.protocol import Compressor
+
+WRAPPINGS = ("_orig_mod.", "_checkpoint_wrapped_module.")  # what others put into a parameter's name
 
 
 def compress_ddp(
-    model: DistributedDataParallel, compressor: Compressor, /, *, group: dist.ProcessGroup | None = None
+    model: DistributedDataParallel,
+    compressor: Compressor,
+    /,
+    *,
+    group: dist.ProcessGroup | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Comm:
     """Let a compressor average the gradients of the model, while backward goes on.
 
@@ -26,22 +28,29 @@ def compress_ddp(
     process group of its own, so that messages can neither overtake each other nor meet those of others.
     Gradients are keyed by their parameter's name in `model.module`. To be called once, on all workers of
     the model, before the first backward. Inside `no_sync` nothing is sent; the gradients accumulated there
-    are compressed with the first backward outside. An error in the compressor is raised by `backward`,
-    there and ever after, because the workers are then out of step.
+    are compressed with the first backward outside.
+
+    A model under `join` may run out of data on some workers: for them gradients of zeros are averaged,
+    and by torch's design the divisor stays the number of all workers, whatever
+    `divide_by_initial_world_size` says. An error in the compressor is raised by `backward`, on this worker
+    with its own text and on the others with the reason this one gave; and ever after, because the workers
+    are then out of step.
 
     Args:
-        model: The wrapped model; its gradients are dense.
+        model: The wrapped model; its gradients are dense. `torch.compile(model)` is taken too.
         compressor: The rule; its state is saved and loaded by whoever made it.
         group: The model's workers, in a group that nothing else uses. None: one is made, which takes
             all processes of the job.
+        scaler: The scaler of the loss, where there is one. The rule then sees gradients without the
+            scale, so that what it remembers keeps its meaning when the scale changes.
 
     Returns:
-        The channel of this model, which counts the bytes sent. What DDP itself sends, as the buffers
-        of the forward pass, does not go through it.
+        The channel of this model, which counts bytes and time (`comm.traffic()`). What DDP itself sends,
+        as the buffers of the forward pass, does not go through it.
 
     Raises:
-        ValueError: If a group has to be made and the model lives on a part of the processes only. From
-            `backward`, if a gradient is sparse.
+        ValueError: If the model is no DDP model, averages its gradients in a way of its own, or lives on a
+            part of the processes while a group has to be made. From `backward`, if a gradient is sparse.
 
     Example:
         >>> from tonsor.compress import ErrorFeedback, PowerSGD
@@ -51,79 +60,55 @@ def compress_ddp(
         >>> model(torch.ones(1, 8)).sum().backward()
         >>> comm.bytes_sent                   # one worker alone sends nothing
         0
+        >>> comm.traffic().bytes_dense        # 72 gradients of 4 bytes
+        288
         >>> dist.destroy_process_group()
     """
+    inner = _checked(model)
     if group is None:
-        if model.process_group.size() < dist.get_world_size():
+        if inner.process_group.size() < dist.get_world_size():
             raise ValueError(
-                f"compress_ddp: the model lives on {model.process_group.size()} of {dist.get_world_size()} "
+                f"compress_ddp: the model lives on {inner.process_group.size()} of {dist.get_world_size()} "
                 "processes, and only all of them together can make a group; pass group=dist.new_group(ranks)"
             )
-        group = dist.new_group(backend=dist.get_backend(model.process_group))
-    names = {id(parameter): name for name, parameter in model.module.named_parameters()}
-    line = _Line(compressor, Comm(group), names)
-    model.register_comm_hook(line, _Line.put)
+        group = dist.new_group(backend=dist.get_backend(inner.process_group))
+    names = {id(parameter): plain(name) for name, parameter in inner.module.named_parameters()}
+    line = Line(compressor, Comm(group), names, scaler, inner.process_group)
+    inner.register_comm_hook(line, Line.put)
     return line.comm
 
 
-@final
-class _Line:
-    """Buckets that wait for their turn, and the one thread that serves them."""
+def plain(name: str, /) -> str:
+    """Return a parameter's name without what compiling and checkpointing put into it.
 
-    def __init__(self, compressor: Compressor, comm: Comm, names: dict[int, str]) -> None:
-        self.compressor = compressor
-        self.comm = comm
-        self.names = names
-        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tonsor-compress")
-        self.broken: BaseException | None = None
-        self.stream: torch.cuda.Stream | None = None
+    Args:
+        name: As `named_parameters` gives it.
 
-    def put(self, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]
-        """Let a bucket wait for its turn; DDP calls this in the same order on all workers."""
-        buffer = bucket.buffer()
-        parameters = [self.names[id(parameter)] for parameter in bucket.parameters()]
-        if buffer.is_sparse:
-            raise ValueError(
-                f"compress_ddp: the gradient of '{parameters[0]}' is sparse and compressors take dense "
-                "ones; make its layer with sparse=False"
-            )
-        grads = dict(zip(parameters, bucket.gradients(), strict=True))
-        ready = torch.cuda.current_stream(buffer.device).record_event() if buffer.is_cuda else None
-        future: Future[Tensor] = Future(devices=[buffer.device] if buffer.is_cuda else None)
-        done = self.thread.submit(self._average, grads, buffer, ready, future)
-        done.add_done_callback(partial(self._settle, future))
-        return future.then(lambda averaged: averaged.value())  # carries an error's text through C++
+    Example:
+        >>> plain("_orig_mod.encoder._checkpoint_wrapped_module.weight")
+        'encoder.weight'
+    """
+    for wrapping in WRAPPINGS:
+        name = name.replace(wrapping, "")
+    return name
 
-    def _average(
-        self, grads: dict[str, Tensor], buffer: Tensor, ready: torch.cuda.Event | None, future: Future[Tensor]
-    ) -> None:
-        """Put the mean into the bucket and hand the bucket back."""
-        if self.broken is not None:
-            raise RuntimeError(
-                f"compress_ddp: an earlier bucket failed ({self.broken!r}), so the workers are out of "
-                "step; start anew"
-            )
-        with torch.no_grad(), self._beside(buffer, ready):
-            mean = self.compressor(grads, self.comm).mean
-            for name, grad in grads.items():
-                grad.copy_(mean[name])
-            future.set_result(buffer)
 
-    @contextmanager
-    def _beside(self, buffer: Tensor, ready: torch.cuda.Event | None) -> Iterator[None]:
-        """On a GPU, work on a stream beside backward's, behind what made the bucket."""
-        if ready is None:
-            yield
-            return
-        self.stream = self.stream or torch.cuda.Stream(buffer.device)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(self.stream):
-            self.stream.wait_event(ready)
-            buffer.record_stream(self.stream)
-            yield
-
-    def _settle(self, future: Future[Tensor], done: Done[None]) -> None:
-        """Hand an error of the thread to whoever waits for the bucket."""
-        error = done.exception()
-        if error is not None:
-            self.broken = self.broken or error
-            future.set_exception(error)  # type: ignore[arg-type]
+def _checked(model: nn.Module) -> Any:
+    """Return the DDP model itself, or say why it cannot be compressed."""
+    inner = getattr(model, "_orig_mod", model)  # of torch.compile
+    if not isinstance(inner, DistributedDataParallel):
+        raise ValueError(
+            f"compress_ddp: got a {type(inner).__name__}, expected a DistributedDataParallel; "
+            "wrap the model first, or call compress_fsdp for a model under fully_shard"
+        )
+    if inner.mixed_precision is not None:
+        raise ValueError(
+            "compress_ddp: a model with mixed_precision averages its gradients in a way of its own; "
+            "use torch.autocast instead"
+        )
+    if inner._use_python_reducer:
+        raise ValueError(
+            "compress_ddp: torch._dynamo.config.optimize_ddp is 'python_reducer', which compiles the "
+            "averaging itself; set it to True before the model is wrapped"
+        )
+    return inner

@@ -126,6 +126,28 @@ def accumulate(group):
     return silent, comm.bytes_sent, grads_of(model.module)
 
 
+class EverySecond:
+    """Leave every second step to DDP, and count how often it is called in the others."""
+
+    def __init__(self):
+        self.asked = self.calls = 0
+
+    def leaves_step(self):
+        self.asked += 1
+        return self.asked % 2 == 0
+
+    def __call__(self, grads, comm):
+        self.calls += 1
+        return dense(grads, comm)
+
+
+def leave_steps(group):
+    """Train with a rule that leaves every second step to DDP."""
+    rule = EverySecond()
+    seen, sent = train(group, rule, STEPS)
+    return seen, sent, rule.asked, rule.calls
+
+
 def send_messages(group):
     comm = Comm(group)
     mean = comm.mean([torch.full((2,), float(comm.rank)), torch.tensor(6e4, dtype=torch.float16)])
@@ -167,6 +189,7 @@ def play(group):
     seen["plain"] = train(group, None, STEPS)
     seen["resume"] = {name: resume(group, RULES[name]) for name in RULES if name.startswith("Error")}
     seen["names"], seen["unused"] = number_parameters(group), rest_a_branch(group)
+    seen["left"] = leave_steps(group)
     seen["no_sync"], seen["messages"] = accumulate(group), send_messages(group)
     return seen
 
@@ -191,6 +214,6 @@ def run(folder):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(90)
+        process.join(300)
         process.kill()
     return [torch.load(folder / str(rank)) for rank in range(3)]

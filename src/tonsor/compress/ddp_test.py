@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tonsor.compress import ErrorFeedback, TopK, compress_ddp, dense
+from tonsor.compress import ErrorFeedback, TopK, compress_ddp, compress_fsdp, dense
 
 
 @pytest.fixture(autouse=True)
@@ -16,8 +16,8 @@ def alone():
     dist.destroy_process_group()
 
 
-def wrapped(module, **options):
-    return DistributedDataParallel(module, bucket_cap_mb=1e-4, **options)
+def wrapped(module, *, bucket_cap_mb=1e-4, **options):
+    return DistributedDataParallel(module, bucket_cap_mb=bucket_cap_mb, **options)
 
 
 def net():
@@ -108,3 +108,103 @@ def test_a_tied_weight_has_one_name():
     model(torch.ones(1, 4)).sum().backward()
     assert names == ["0.weight"]
     assert tied[0].weight.grad is not None
+
+
+def trained(model, steps=3, times=1.0):
+    """Return the gradients of each step."""
+    seen = []
+    for step in range(steps):
+        model.zero_grad()
+        (times * model(torch.full((2, 6), 1.0 + step)).square().sum()).backward()
+        seen.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    return seen
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_a_compiled_model_is_compressed_under_its_plain_names(outside):
+    rules = [ErrorFeedback(TopK(density=0.1)) for _ in range(2)]
+    plain = wrapped(net())
+    compress_ddp(plain, rules[0])
+    inner = net() if outside else torch.compile(net(), backend="eager")
+    model = wrapped(inner, bucket_cap_mb=2)  # a compiled one takes no smaller buckets than of 1 MB
+    compiled = torch.compile(model, backend="eager") if outside else model
+    comm = compress_ddp(compiled, rules[1])
+    for want, got in zip(trained(plain), trained(compiled), strict=True):
+        torch.testing.assert_close(list(got.values()), list(want.values()))
+    want, got = (rule.state_dict()["residuals"] for rule in rules)
+    assert sorted(got) == sorted(dict(net().named_parameters()))
+    torch.testing.assert_close(got, want)
+    assert comm.traffic().steps == 3
+
+
+def test_what_cannot_be_compressed_is_refused_before_anything_happens(monkeypatch):
+    with pytest.raises(
+        ValueError, match=r"got a Sequential, expected a DistributedDataParallel.*compress_fsdp"
+    ):
+        compress_ddp(net(), dense)
+    with pytest.raises(ValueError, match=r"got a Sequential, expected a model under .*compress_ddp"):
+        compress_fsdp(net(), dense)
+    model = wrapped(net())
+    monkeypatch.setattr(model, "mixed_precision", object())
+    with pytest.raises(ValueError, match=r"use torch\.autocast instead"):
+        compress_ddp(model, dense)
+    with (
+        torch._dynamo.config.patch(optimize_ddp="python_reducer"),
+        pytest.raises(ValueError, match="'python_reducer', which compiles the averaging itself"),
+    ):
+        compress_ddp(wrapped(net()), dense)
+
+
+def test_a_frozen_parameter_has_no_residual_and_begins_one_when_it_is_freed():
+    rule, module = ErrorFeedback(TopK(density=0.1)), net()
+    module[0].requires_grad_(False)
+    model = wrapped(module)
+    compress_ddp(model, rule)
+    trained(model)
+    kept = rule.state_dict()["residuals"]
+    assert sorted(kept) == ["2.bias", "2.weight"]
+    module[0].requires_grad_(True)  # torch wants a new wrapper then
+    freed = wrapped(module)
+    compress_ddp(freed, rule)
+    trained(freed)
+    assert len(rule.state_dict()["residuals"]) == 4
+    assert not torch.equal(rule.state_dict()["residuals"]["2.weight"], kept["2.weight"])
+
+
+def test_a_parameter_frozen_under_way_keeps_its_residual():
+    rule, module = ErrorFeedback(TopK(density=0.1)), net()
+    model = wrapped(module, find_unused_parameters=True)
+    compress_ddp(model, rule)
+    trained(model)
+    before = rule.state_dict()["residuals"]
+    module[0].requires_grad_(False)
+    trained(model)
+    assert torch.equal(rule.state_dict()["residuals"]["0.weight"], before["0.weight"])
+    assert not torch.equal(rule.state_dict()["residuals"]["2.weight"], before["2.weight"])
+    module[0].requires_grad_(True)
+    trained(model)
+    assert not torch.equal(rule.state_dict()["residuals"]["0.weight"], before["0.weight"])
+
+
+def test_a_rule_sees_gradients_without_the_loss_scale():
+    scaler = torch.amp.GradScaler("cpu", init_scale=4096.0)
+    rules, models = [ErrorFeedback(TopK(density=0.1)) for _ in range(2)], [wrapped(net()) for _ in range(2)]
+    compress_ddp(models[0], rules[0])
+    compress_ddp(models[1], rules[1], scaler=scaler)
+    for want, got in zip(trained(models[0]), trained(models[1], times=4096.0), strict=True):
+        torch.testing.assert_close(got, {n: 4096 * g for n, g in want.items()}, rtol=0, atol=0)
+    residuals = [rule.state_dict()["residuals"] for rule in rules]
+    torch.testing.assert_close(residuals[1], residuals[0], rtol=0, atol=0)
+
+
+def test_nothing_is_lost_where_no_sync_was_forgotten_between_two_backwards():
+    rule, model, plain = ErrorFeedback(TopK(density=0.1)), wrapped(net()), net()
+    compress_ddp(model, rule)
+    for step in range(3):
+        for each in (model, plain):
+            each(torch.full((2, 6), 1.0 + step)).square().sum().backward()
+    kept = rule.state_dict()["residuals"]
+    for name, parameter in model.module.named_parameters():
+        total = dict(plain.named_parameters())[name].grad
+        torch.testing.assert_close(parameter.grad + kept[name], total, rtol=1e-5, atol=1e-5)
+        assert parameter.ndim == 1 or kept[name].any()

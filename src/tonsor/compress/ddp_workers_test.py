@@ -30,6 +30,16 @@ def test_without_compression_training_is_that_of_plain_ddp(seen):
         torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
 
 
+def test_a_step_that_a_rule_leaves_is_averaged_by_ddp(seen):
+    weights, sent, asked, calls = seen[0]["left"]
+    for got, want in zip(weights, seen[0]["plain"][0], strict=True):
+        torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
+    assert all(same(weights[-1], each["left"][0][-1]) for each in seen)
+    assert sent == seen[0]["dense"][1]
+    assert asked == STEPS
+    assert calls < len(seen[0]["names"][0])  # one bucket, then at least two in each of two steps
+
+
 def test_with_error_feedback_nearly_all_elements_are_nearly_plain_ddp(seen):
     start = weights_of(Net())
     (near, _), (far, _), (plain, _) = (seen[0][n] for n in ("nearly all", "TopK", "plain"))
@@ -43,12 +53,15 @@ def test_the_bytes_sent_are_those_of_the_formula(seen):
     weights = {n: p for n, p in Net().named_parameters() if p.ndim == 2}
     biases = sum(p.nbytes for p in Net().parameters() if p.ndim == 1)
     whole = biases + sum(p.nbytes for p in weights.values())
-    pairs = biases + sum(8 * round(0.05 * p.numel()) for p in weights.values())
+    values = biases + sum(4 * round(0.05 * p.numel()) for p in weights.values())
     factors = biases + sum(4 * 2 * (p.shape[0] + p.shape[1]) for p in weights.values())
-    for name, want in {"dense": whole, "TopK": pairs, "PowerSGD": factors}.items():
+    for name, want in {"dense": whole, "PowerSGD": factors}.items():
         assert [each[name][1] for each in seen] == [STEPS * want] * len(seen)
         if name != "dense":
             assert [each[f"ErrorFeedback+{name}"][1] for each in seen] == [STEPS * want] * len(seen)
+    for name in ("TopK", "ErrorFeedback+TopK"):  # and a byte or two a place, and headers bucket by bucket
+        (sent,) = {each[name][1] for each in seen}
+        assert STEPS * values < sent < STEPS * (biases + 1.6 * (values - biases))
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if name.startswith("Error")])

@@ -99,3 +99,73 @@ def test_finite_is_every_element_of_every_tensor(dtype):
     assert all_finite([largest, -largest, torch.zeros((), dtype=dtype)])
     for bad in (torch.inf, -torch.inf, torch.nan):
         assert not all_finite([largest, torch.tensor([[1.0, bad]], dtype=dtype)])
+
+
+def test_a_residual_of_half_the_memory_loses_nothing_on_the_average():
+    rule, generator = ErrorFeedback(nothing, dtype="bfloat16"), torch.Generator().manual_seed(0)
+    total = torch.zeros(200, dtype=torch.float64)
+    nearest = torch.zeros(200, dtype=torch.bfloat16)
+    for _ in range(800):
+        grad = 0.003 + 0.0005 * torch.randn(200, generator=generator)
+        rule({"w": grad}, Comm())
+        total += grad.double()
+        nearest = (nearest.float() + grad).to(torch.bfloat16)
+    kept = residuals(rule)["w"]
+    assert kept.dtype == torch.bfloat16
+    assert nearest.double().mean() < 0.6 * total.mean()  # rounding to the nearest comes to a stop
+    assert abs(kept.double().mean() - total.mean()) < 0.005 * total.mean()
+
+
+def test_a_residual_of_half_the_memory_goes_on_bit_for_bit_and_is_rounded_apart_on_each_worker():
+    went_on, resumed = (ErrorFeedback(TopK(density=0.1), dtype="bfloat16") for _ in range(2))
+    for step in range(3):
+        went_on(bucket(step), Comm())
+    resumed.load_state_dict(went_on.state_dict())
+    for step in range(3, 6):
+        assert same(went_on(bucket(step), Comm()).mean, resumed(bucket(step), Comm()).mean)
+    assert same(residuals(went_on), residuals(resumed))
+    pair = [ErrorFeedback(nothing, dtype="bfloat16") for _ in range(2)]
+    together(pair, [bucket(0)] * 2)
+    assert not same(residuals(pair[0]), residuals(pair[1]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_whole_step_is_undone_by_one_bucket_that_is_not_finite(dtype):
+    def run(steps):
+        rules = [ErrorFeedback(TopK(density=0.1), dtype=dtype, whole_steps=True) for _ in range(2)]
+        means = []
+        for step in steps:
+            for names in (("conv", "bias"), ("wide",), ("scale", "one")):
+                grads = [{n: bucket(step + 50 * rank)[n] for n in names} for rank in range(2)]
+                if step == 9 and names == ("wide",):
+                    grads[1]["wide"][0, 0] = torch.inf
+                means.append(together(rules, grads)[0].mean)
+        return means[-3:], [residuals(rule) for rule in rules]
+
+    (with_bad, kept), (without, kept_without) = run([1, 9, 2]), run([1, 2])
+    if dtype == "float32":  # a step that is undone takes its turn at rounding
+        assert all(same(a, b) for a, b in zip(with_bad, without, strict=True))
+        assert all(same(a, b) for a, b in zip(kept, kept_without, strict=True))
+    undone, _ = run([1, 9]), run([1])
+    assert all(same(a, b) for a, b in zip(undone[1], run([1])[1], strict=True))
+
+
+def test_an_unknown_type_of_residual_is_refused():
+    with pytest.raises(ValueError, match="ErrorFeedback: unknown dtype 'bfloat'; did you mean 'bfloat16'"):
+        ErrorFeedback(dense, dtype="bfloat")
+    assert repr(ErrorFeedback(TopK(), dtype="bfloat16")) == (
+        "ErrorFeedback(TopK(density=0.01), dtype='bfloat16')"
+    )
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+@pytest.mark.parametrize("grad_dtype", [torch.float32, torch.float16])
+def test_between_two_steps_one_residual_is_kept_and_nothing_else(dtype, size, grad_dtype):
+    rule = ErrorFeedback(TopK(density=0.1), dtype=dtype)
+    for step in range(2):
+        rule(bucket(step, dtype=grad_dtype), Comm())
+    kept = [held for held in vars(rule).values() if isinstance(held, dict)]
+    tensors = [t for held in kept for t in held.values() if isinstance(t, torch.Tensor)]
+    assert sum(t.untyped_storage().nbytes() for t in tensors) == size * sum(
+        t.numel() for t in bucket(0).values()
+    )

@@ -34,6 +34,18 @@ class Simulated:
     def gather(self, tensors: Sequence[Tensor], /) -> list[list[Tensor]]:
         return self._exchange([t.clone() for t in tensors]) if tensors else [[] for _ in range(self.size)]
 
+    def all_to_all(self, rows: Sequence[Sequence[Tensor]], like: Sequence[Sequence[Tensor]], /) -> list:
+        flat = [tensor.clone() for row in rows for tensor in row]
+        starts = [sum(map(len, rows[:rank])) for rank in range(self.size + 1)]
+        own = [t.nbytes for t in rows[self.rank]]
+        everything = self._exchange([*flat, torch.tensor(starts)])
+        self.bytes_sent -= sum(own) + 8 * len(starts)  # what stays here, and what only this class needs
+        got = [row[row[-1][self.rank] : row[-1][self.rank + 1]] for row in everything]
+        for came, expected in zip(got, like, strict=True):
+            if came is not got[self.rank]:
+                assert [(t.shape, t.dtype) for t in came] == [(t.shape, t.dtype) for t in expected]
+        return got
+
     def _exchange(self, tensors: list[Tensor]) -> list[list[Tensor]]:
         self.messages += 1
         self.bytes_sent += sum(tensor.nbytes for tensor in tensors)

@@ -14,6 +14,8 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 from tonsor.recipe.schema import Rule
 from tonsor.spelling import unknown
 
+Table = Mapping[str, Callable[..., Any]]  # rules by name
+
 
 @dataclass
 class Mistakes:
@@ -142,11 +144,11 @@ def signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def bind_rule(
-    table: Mapping[str, Callable[..., Any]],
+    table: Table,
     rule: Rule,
     place: str,
     mistakes: Mistakes,
-    parts: Mapping[str, Mapping[str, Callable[..., Any]]] = MappingProxyType({}),
+    parts: Mapping[str, Table] = MappingProxyType({}),
 ) -> Callable[..., Any] | None:
     """Return the rule of a table that a recipe names, its settings bound; classes are instantiated.
 
@@ -173,13 +175,16 @@ def bind_rule(
         return None
     function, before = table[rule.rule], len(mistakes.found)
     wrapped = [
-        _inner(parts.get(name, table), rule, name, place, mistakes)
+        _inner(name, rule.settings.get(name), table, place, mistakes, parts)
         if name in rule.settings or parameter.default is parameter.empty
         else parameter.default
         for name, parameter in wraps(function).items()
     ]
     settings = {key: value for key, value in rule.settings.items() if key not in wraps(function)}
-    bound = bind(function, settings, place, mistakes)
+    held = [key for key in tunable(function) if _holds_rules(settings.get(key))]
+    nested = {key: _inner(key, settings[key], table, place, mistakes, parts) for key in held}
+    plain = {key: value for key, value in settings.items() if key not in held}
+    bound = partial(bind(function, plain, place, mistakes), **nested)
     if len(mistakes.found) > before:
         return None
     if not inspect.isclass(function):
@@ -190,6 +195,13 @@ def bind_rule(
         mistakes.add(place, str(error))
         return None
     return made
+
+
+def _holds_rules(value: Any) -> bool:
+    """Tell whether a setting is a rule, or a table or list of them."""
+    is_table = isinstance(value, dict)
+    inside = value.values() if is_table else value if isinstance(value, list) else ()
+    return (is_table and "rule" in value) or (bool(inside) and all(map(_holds_rules, inside)))
 
 
 def wraps(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -207,15 +219,18 @@ def wraps(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _inner(
-    table: Mapping[str, Callable[..., Any]], rule: Rule, name: str, place: str, mistakes: Mistakes
-) -> Callable[..., Any] | None:
-    """Bind the rule that another one wraps."""
-    value = rule.settings.get(name)
+    name: str, value: Any, table: Table, place: str, mistakes: Mistakes, parts: Mapping[str, Table]
+) -> Any:
+    """Bind the rule that another one holds under a name; or a list of rules, or a table of them."""
+    table, here = parts.get(name, table), f"{place}.{name}"
+    if isinstance(value, list):
+        return [_inner(str(number), each, table, here, mistakes, {}) for number, each in enumerate(value)]
+    if isinstance(value, dict) and "rule" not in value and _holds_rules(value):
+        return {key: _inner(key, each, table, here, mistakes, {}) for key, each in value.items()}
     value = {"rule": value} if isinstance(value, str) else value
     if not isinstance(value, dict) or not isinstance(value.get("rule"), str):
-        mistakes.add(place, f"key '{name}' must be a rule, as {{ rule = ... }}; got {value!r}")
-        return None
-    bound = bind_rule(table, Rule(**value), f"{place}.{name}", mistakes)
+        return mistakes.add(place, f"key '{name}' must be a rule, as {{ rule = ... }}; got {value!r}")
+    bound = bind_rule(table, Rule(**value), here, mistakes, parts)
     return bound.func if isinstance(bound, partial) and not bound.keywords else bound
 
 

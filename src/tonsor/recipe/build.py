@@ -16,7 +16,7 @@ from tonsor.recipe.bounded import measure
 from tonsor.recipe.coupled import Coupled
 from tonsor.recipe.read import RecipeError
 from tonsor.recipe.schema import Named, PrunePass, Recipe, Retraining, Rule, Training
-from tonsor.recipe.tables import COUPLED, PARTS, TABLES
+from tonsor.recipe.tables import COUPLED, INSIDE, TABLES
 from tonsor.schedule import SCHEDULES
 from tonsor.spelling import unknown
 
@@ -68,7 +68,7 @@ def methods(training: Training, place: str, mistakes: Mistakes) -> Methods:
     def rule(kind: str, named: Rule | None, test: Callable[[Any], None] | None = None) -> Any:
         if named is None:
             return None
-        bound = bind_rule(TABLES[kind], named, f"{place}.{kind}", mistakes, PARTS)
+        bound = bind_rule(TABLES[kind], named, f"{place}.{kind}", mistakes, INSIDE)
         if bound is not None and test is not None:
             trial.attempt(partial(test, bound), f"{place}.{kind}", mistakes)
         return bound
@@ -143,6 +143,8 @@ def check_rules(recipe: Recipe) -> None:
         _check_heal(recipe, mistakes)
     if recipe.finetune is not None:
         methods(recipe.finetune, "finetune", mistakes)
+    if recipe.pack is not None:
+        trial.packing(recipe.pack, mistakes)
     source(recipe.model, recipe.model.build, "model", "build", mistakes)
     source(recipe.data, recipe.data.load, "data", "load", mistakes)
     for number, named in enumerate(recipe.export.formats if recipe.export else ()):

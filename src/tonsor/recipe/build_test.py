@@ -201,3 +201,24 @@ def test_what_a_recipe_leaves_open_is_filled_in():
 def test_export_formats_and_devices_are_checked():
     assert any("did you mean 'onnx'" in line for line in mistakes_of(export={"formats": ["onx"]}))
     assert any("device: unknown device 'gpu'" in line for line in mistakes_of(device="gpu"))
+
+
+def test_rules_inside_a_compressor_are_bound_with_their_places_in_mistakes():
+    table = {
+        "rule": "Warmup",
+        "sparsity": {"rule": "exponential", "initial": 0.75, "final": 0.999, "stop": 400},
+        "compressor": {
+            "rule": "PerLayer",
+            "compressor": {"rule": "ErrorFeedback", "compressor": {"rule": "TopK", "density": 0.1}},
+            "layers": {"head.*": {"rule": "dense"}},
+        },
+    }
+    mistakes = Mistakes()
+    bound = methods(Training(compress=table), "train", mistakes).compress
+    assert mistakes.found == []
+    assert bound.sparsity(400) == 0.999
+    assert bound.compressor.layers["head.*"].__name__ == "dense"
+    assert repr(bound.compressor.compressor) == "ErrorFeedback(TopK(density=0.1))"
+    budget = {"rule": "ErrorBudget", "compressor": "TopK", "finer": [{"rule": "dens"}]}
+    methods(Training(compress=budget), "train", mistakes)
+    assert mistakes.found[0].startswith("train.compress.finer.0: unknown rule 'dens'; did you mean 'dense'?")

@@ -63,7 +63,7 @@ class Run:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages of the recipe, in order."""
-        sections = ("prune", "heal", "finetune", "shrink", "export")
+        sections = ("prune", "heal", "finetune", "shrink", "pack", "export")
         asked = [name for name in sections if getattr(self.recipe, name) not in (None, [])]
         return ("train", *asked, "report")
 
@@ -121,6 +121,10 @@ class Run:
     def masks_file(self) -> Path:
         """Return where the prune stage keeps its masks."""
         return self.folder.file("prune", MASKS)
+
+    def packed_file(self) -> Path:
+        """Return where the pack stage keeps the packed model."""
+        return self.folder.file("pack", f"{self.recipe.name}.tonsor")
 
     def last_trained(self, before: str = "report") -> str:
         """Return the last stage before another one that leaves weights of the full shape."""

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tonsor.recipe.meeting import meet
 from tonsor.tensors import fingerprint
 
 
@@ -36,8 +37,10 @@ class Crew:
         """Join the process group that torchrun describes in the environment, or stay alone."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls.alone()
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        return cls(dist.get_rank(), dist.get_world_size())
+        store, rank, size = meet()
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        return cls(rank, size)
 
     def leave(self) -> None:
         """Leave the process group, after all have come so far."""

@@ -47,6 +47,7 @@ def gather(run: Run, models: Mapping[str, nn.Module], bytes_of: Mapping[str, int
         "shrink": receipts.get("shrink", {}).get("shrink"),
         "trust": trust(run, models),
         "sensitivity": kept_sensitivity(run.folder.path, models["dense"]),
+        "pack": receipts.get("pack", {}).get("pack"),
         "export": receipts.get("export", {}).get("export", []),
         "recipe": (run.folder.path / "recipe.toml").read_text(),
         "settings": run.recipe.model_dump(mode="json"),

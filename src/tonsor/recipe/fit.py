@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tonsor.compress import Comm, compress_ddp
+from tonsor.compress import compress_ddp, spread_state
 from tonsor.files import write_tensors
 from tonsor.masked import mask_gradients_
 from tonsor.modes import call
@@ -20,6 +20,7 @@ from tonsor.recipe.evaluate import evaluate
 from tonsor.recipe.fault import NonFiniteError, first_bad_gradient, first_bad_layer
 from tonsor.recipe.history import History
 from tonsor.recipe.job import Job, sparsity, until
+from tonsor.recipe.wire import Wire
 from tonsor.tensors import apply_masks_
 
 
@@ -53,7 +54,7 @@ class Fit:
         self._optimizer = job.methods.optimizer(self._trained)
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._schedule = until(job.methods.lr_schedule, self.steps)
-        self._comm: Comm | None = None
+        self._wire = Wire(None, job.methods.compress)
         self._forward: nn.Module = self._distributed() if run.crew.size > 1 and self.steps else job.model
         self._checkpoints = Checkpoints(folder, run.crew)
 
@@ -61,7 +62,8 @@ class Fit:
         """Wrap the model so that backward averages the gradients over the workers, compressed if asked."""
         model = DistributedDataParallel(self.job.model)
         if self.job.methods.compress is not None:
-            self._comm = compress_ddp(model, self.job.methods.compress)
+            comm = compress_ddp(model, self.job.methods.compress)
+            self._wire = Wire(comm, self.job.methods.compress)
         return model
 
     def run(self) -> None:
@@ -73,7 +75,6 @@ class Fit:
         """
         self._resume()
         self.job.model.train()
-        first = self.step
         while self.step < self.steps:
             self._one_step()
             self._keep()
@@ -83,14 +84,8 @@ class Fit:
                 self._checkpoints.save(self.step, self.state_dict())
             if self._run.stop():
                 self._interrupt()
-        if self._comm is not None:
-            self._tell_sent(self._comm.bytes_sent, self.step - first)
-
-    def _tell_sent(self, sent: int, steps: int) -> None:
-        """Say what compression saved: the bytes each worker handed over, and those it would have."""
-        dense = steps * sum(p.numel() * p.element_size() for p in self._trained)
-        text = f"{self.job.label}: each worker sent {sent:,} bytes of gradients, uncompressed {dense:,}"
-        self._run.tell({"event": "note", "text": text})
+        if summary := self._wire.summary():
+            self._run.tell({"event": "note", "text": f"{self.job.label}: {summary}"})
 
     def _one_step(self) -> None:
         """Do backward → clip → step → masks → constrain, on one mini-batch."""
@@ -171,6 +166,7 @@ class Fit:
             "clipped": int(is_clipped),
             "lr": self._optimizer.param_groups[0]["lr"],
             "sparsity": sparsity(self._masks()) if self.job.pruner is None else self.job.pruner.sparsity,
+            **self._wire.row(),
         }
         self.history.add(**row)
         self._run.tell({"event": "step", "stage": self.job.label, "of": self.steps, **row})
@@ -202,10 +198,19 @@ class Fit:
         raise Interrupted(f"stopped in {self.job.label} at step {self.step} of {self.steps}")
 
     def _resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        state = self._checkpoints.load()
-        if state is not None:
-            self.load_state_dict(state)
+        """Go on from the newest checkpoint, if there is one; other workers share out what each had kept."""
+        state, crew = self._checkpoints.load(), self._run.crew
+        if state is None:
+            return
+        before = self._checkpoints.workers()
+        if before != crew.size and "compress" in state:
+            parts = self._checkpoints.parts("compress")
+            rule = self.job.methods.compress
+            state["compress"] = spread_state(rule, parts, rank=crew.rank, size=crew.size)
+        self.load_state_dict(state)
+        if before != crew.size:
+            text = f"{self.job.label}: {before} workers had come to step {self.step}; {crew.size} go on"
+            self._run.tell({"event": "note", "text": text})
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that decides how the training goes on, and what was measured so far."""

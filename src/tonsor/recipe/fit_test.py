@@ -179,10 +179,41 @@ def test_a_corrupt_checkpoint_is_refused_and_says_what_to_do(tmp_path):
 def test_a_set_is_dropped_only_when_all_workers_have_written_the_next(tmp_path):
     first = Crew(0, 2)
     for worker in (0, 1):
-        (tmp_path / f"step-3-worker-{worker}.safetensors").touch()
+        (tmp_path / f"step-3-worker-{worker}-of-2.safetensors").touch()
     first.wait = lambda: pytest.fail("killed while worker 1 was still writing")
     with pytest.raises(pytest.fail.Exception):
         Checkpoints(tmp_path, first).save(6, {})
     assert Checkpoints(tmp_path, first).newest() == 3
-    (tmp_path / "step-6-worker-1.safetensors").touch()
+    (tmp_path / "step-6-worker-1-of-2.safetensors").touch()
     assert Checkpoints(tmp_path, first).newest() == 6
+
+
+def test_another_number_of_workers_shares_out_what_each_had_kept(tmp_path):
+    keys = {
+        "compress": {"rule": "ErrorFeedback", "compressor": {"rule": "TopK", "density": 0.1}},
+        "epochs": 1,
+    }
+    alone = fit(tmp_path, **keys)
+    alone.run()
+    assert alone.history.columns()["sent"] == [None] * 5  # nobody to send to
+    state = alone.state_dict()
+    for rank in (1, 0):  # the first one sweeps up
+        crew = Crew(rank, 2)
+        crew.wait = lambda: None
+        state["compress"]["residuals"] = {"0.weight": torch.full((4, 3), float(rank))}
+        Checkpoints(tmp_path, crew).save(5, state)
+    assert len(list(tmp_path.iterdir())) == 2
+    resumed = fit(tmp_path, **keys)
+    resumed.run()
+    assert resumed.step == 5
+    kept = resumed.job.methods.compress.state_dict()["residuals"]["0.weight"]
+    assert torch.equal(kept, torch.full((4, 3), 0.5))
+    assert torch.equal(weights(resumed), weights(alone))
+
+
+def test_of_one_step_the_set_of_as_many_workers_as_now_goes_first(tmp_path):
+    for name in ("step-3-worker-0", "step-3-worker-0-of-2", "step-3-worker-1-of-2", "step-5-worker-0-of-2"):
+        (tmp_path / f"{name}.safetensors").touch()
+    for size, want in ((1, 1), (2, 2), (3, 2)):
+        checkpoints = Checkpoints(tmp_path, Crew(0, size))
+        assert (checkpoints.newest(), checkpoints.workers()) == (3, want)

@@ -59,7 +59,9 @@ class RunFolder:
         """
         settings_file = self.path / SETTINGS
         if settings_file.exists():
-            self._compare(read_json(settings_file), settings)
+            there = read_json(settings_file)
+            there.pop("workers", None)  # of an older version; any number may go on
+            self._compare(there, settings)
             self._sweep()
         else:
             names = [p.name for p in self.path.iterdir()] if self.path.exists() else []

@@ -12,6 +12,7 @@ from tonsor.recipe import stages
 from tonsor.recipe.build import check_rules
 from tonsor.recipe.context import TRAINING, Run
 from tonsor.recipe.healing import heal
+from tonsor.recipe.packing import pack
 from tonsor.recipe.stages import Made
 
 STAGES: dict[str, Callable[[Run], Made]] = {
@@ -20,6 +21,7 @@ STAGES: dict[str, Callable[[Run], Made]] = {
     "heal": heal,
     "finetune": stages.finetune,
     "shrink": stages.shrink,
+    "pack": pack,
     "export": stages.export,
     "report": stages.report,
 }
@@ -92,7 +94,7 @@ def run_stages(run: Run, text: str, *, until: str = "report") -> None:
     if run.recipe.threads:
         torch.set_num_threads(run.recipe.threads)
     if run.crew.is_first:
-        run.folder.claim(text, {**run.recipe.model_dump(mode="json"), "workers": run.crew.size})
+        run.folder.claim(text, run.recipe.model_dump(mode="json"))
     run.crew.wait()
     asked = run.stages[: run.stages.index(until) + 1]
     if not run.crew.is_first:
@@ -130,6 +132,7 @@ def _one_stage(run: Run, stage: str) -> None:
         outputs=made.outputs,
         started=started,
         seed=run.recipe.seed,
+        workers=run.crew.size,
         settings=run.recipe.model_dump(mode="json")[stage],
         **made.facts,
     )

@@ -48,6 +48,9 @@ def _as_table(value: Any) -> Any:
 RuleField = Annotated[Rule, BeforeValidator(_as_table)]
 
 
+Bits = Annotated[int, Field(ge=2, le=8)]
+
+
 class Training(Section):
     """Say how a stage trains; what `[prune]` and `[finetune]` leave out they take from `[train]`."""
 
@@ -114,6 +117,30 @@ class Shrink(Section):
     """Ask for the removal of what the masks left without effect; there is nothing to tune yet."""
 
 
+class Pack(Section):
+    """Say how weights share values, how those are trained, and what the file may take."""
+
+    bits: Bits | dict[str, Bits] = 4  # of weights of two dimensions or more, or by pattern of names
+    max_bytes: int | None = Field(None, ge=1)  # instead: bits are found, so that the tensors take no more,
+    max_rise: float | None = Field(None, ge=0)  # or so that the validation loss rises by no more
+    sharing: RuleField = Rule(rule="kmeans")
+    positions: list[Literal["inline", "bitmap", "runs", "csr", "context"]] = Field(
+        ["inline", "bitmap", "runs", "csr", "context"], min_length=1
+    )
+    epochs: int = Field(2, ge=0)  # in which the shared values are trained
+    batch_size: int = Field(64, ge=1)
+    lr: float = Field(1e-3, gt=0)  # of Adam; falls to zero along a cosine
+    distill: RuleField | None = None  # the teacher is the model that [train] left
+
+    @model_validator(mode="after")
+    def _has_one_budget(self) -> Self:
+        """Refuse two budgets, and bits beside one."""
+        given = [key for key in ("bits", "max_bytes", "max_rise") if key in self.model_fields_set]
+        if len(given) > 1:
+            raise ValueError(f"give one of the keys 'bits', 'max_bytes' and 'max_rise'; got {given}")
+        return self
+
+
 class Export(Section):
     """Say which files are written."""
 
@@ -144,5 +171,6 @@ class Recipe(Section):
     heal: Heal | None = None
     finetune: Retraining | None = None
     shrink: Shrink | None = None
+    pack: Pack | None = None
     export: Export | None = None
     report: Report = Field(default_factory=Report)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tonsor import pack
 from tonsor.export import FORMATS
 from tonsor.files import read_json, write_json, write_tensors
 from tonsor.recipe import build, manners
@@ -113,9 +114,9 @@ def shrink(run: Run) -> Made:
 
 
 def export(run: Run) -> Made:
-    """Write the small model in every format asked for, each reloaded and compared."""
+    """Write the small model, as it was packed, in every format asked for, each reloaded and compared."""
     assert run.recipe.export is not None, "the stage is only run where its section is"
-    model, source = small_model(run)
+    model, source = last_model(run)
     outputs, told = [], []
     for number, named in enumerate(run.recipe.export.formats):
         write = bind_rule(FORMATS, named, f"export.formats.{number}", Mistakes())
@@ -147,6 +148,15 @@ def small_model(run: Run) -> tuple[nn.Module, Path]:
     return run.model_after(last), run.weights_file(last)
 
 
+def last_model(run: Run) -> tuple[nn.Module, Path]:
+    """Return the small model with the values that were packed, where they were, and the file it came from."""
+    model, path = small_model(run)
+    if "pack" in run.stages:
+        path = run.packed_file()
+        model.load_state_dict(pack.unpack(pack.load(path)))
+    return model, path
+
+
 def report(run: Run) -> Made:
     """Measure the models against one another and write the page."""
     models, files = {"dense": run.model_after("train")}, {"dense": run.weights_file("train")}
@@ -154,5 +164,7 @@ def report(run: Run) -> Made:
         last = run.last_trained()
         models["masked"], files["masked"] = run.model_after(last), run.weights_file(last)
     models["small"], files["small"] = small_model(run)
+    if "pack" in run.stages:
+        models["packed"], files["packed"] = last_model(run)
     sizes = {name: path.stat().st_size for name, path in files.items()}
     return Made(list(files.values()), write_report(run.folder.path, gather(run, models, sizes)))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from tonsor import clip, compress, constrain, export, prune
+from tonsor import clip, compress, constrain, export, pack, prune
 from tonsor.recipe.losses import LOSSES, METRICS
 from tonsor.schedule import SCHEDULES
 
@@ -19,6 +19,9 @@ PARTS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "action": clip.ACTIONS,
 }
 
+# Where a rule inside another one is looked up, if not in the table of that one: by its key.
+INSIDE: dict[str, Mapping[str, Callable[..., Any]]] = {**PARTS, "sparsity": SCHEDULES}
+
 # Every kind of rule a recipe may name, with its table; what `tonsor list` shows.
 TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "optimizer": {
@@ -30,7 +33,7 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "clip": {**clip.RULES, "Clip": clip.Clip},
     **PARTS,
     "constrain": constrain.RULES,
-    "compress": {**compress.RULES, **compress.WRAPPERS},
+    "compress": {**compress.RULES, **compress.WRAPPERS, "Auto": compress.Auto},
     "importance": prune.IMPORTANCES,
     "pattern": prune.PATTERNS,
     "scope": prune.SCOPES,
@@ -39,5 +42,6 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "distill": prune.DISTILLATIONS,
     "loss": LOSSES,
     "metric": METRICS,
+    "sharing": pack.SHARINGS,
     "export": export.FORMATS,
 }

@@ -6,6 +6,7 @@ A rule that remembers is copied first: what a run starts with knows nothing of t
 import copy
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,11 @@ from torch import Tensor
 
 from tonsor.compress import Comm
 from tonsor.prune import find_masks, needs
-from tonsor.recipe.binding import Mistakes
+from tonsor.recipe.binding import Mistakes, bind_rule
+from tonsor.recipe.schema import Pack
+from tonsor.recipe.tables import TABLES
+
+MANY = 1 << 12  # channels, so that as many groups as a weight may have can be tried
 
 # Sizes of the statistics that are matrices, no values for each weight.
 MATRICES: dict[str, Callable[[Tensor], int]] = {
@@ -118,3 +123,17 @@ def _named(scope: Callable[..., Any]) -> list[str]:
     """Return the names of weights that a scope has settings for, if it goes by names."""
     tables = [value for value in getattr(scope, "keywords", {}).values() if isinstance(value, Mapping)]
     return [name for table in tables for name in table]
+
+
+def packing(section: Pack, mistakes: Mistakes) -> None:
+    """Bind and try the rules of a packing."""
+    if "bits" in section.sharing.settings:
+        mistakes.add(
+            "pack.sharing.bits", "give the bits as a key of [pack]; what a sharing takes beside is here"
+        )
+    for kind, named in (("sharing", section.sharing), ("distill", section.distill)):
+        bound = bind_rule(TABLES[kind], named, f"pack.{kind}", mistakes) if named is not None else None
+        if bound is not None and kind == "sharing":
+            attempt(partial(bound, torch.ones(MANY, 1)), "pack.sharing", mistakes)
+        elif bound is not None:
+            attempt(partial(distillation, bound), "pack.distill", mistakes)

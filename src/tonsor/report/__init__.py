@@ -29,11 +29,13 @@ from tonsor.report.trust_plots import class_recalls as class_recalls
 from tonsor.report.trust_plots import exemplar_pictures as exemplar_pictures
 from tonsor.report.trust_plots import explanation_bars as explanation_bars
 from tonsor.report.trust_plots import robust_curves as robust_curves
+from tonsor.report.wire import wire as wire
 
 PLOTS: dict[str, Callable[..., Any]] = {
     "sizes": sizes,
     "curves": curves,
     "norms": norms,
+    "wire": wire,
     "sparsities": sparsities,
     "histograms": histograms,
     "sensitivities": sensitivities,

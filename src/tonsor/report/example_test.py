@@ -11,6 +11,7 @@ SHAPES = {
     "classifier.2.weight": ([10, 128], [10, 54]),
 }
 STAGES = {"train": (600, 2.3, 0.09), "prune": (300, 0.35, 0.14), "finetune": (200, 0.16, 0.08)}
+TIMES = {"encode": 0.31, "send": 1.94, "decode": 0.12}  # milliseconds
 
 
 def example() -> dict:
@@ -172,6 +173,17 @@ def _history(steps, start, stop, chance) -> dict:
         "sparsity": (0.75 * (1 - (1 - way) ** 3)).tolist()
         if steps == 300
         else [0.75 * (steps == 200)] * steps,
+        **(_wire(steps, way, chance) if steps == 600 else {}),
+    }
+
+
+def _wire(steps, way, chance) -> dict:
+    """Return what two workers with compressed gradients record."""
+    return {
+        "sent": [9_712] * steps,
+        "factor": [91_560 / 9_712] * steps,
+        "residual": (1.4 - np.exp(-9 * way)).tolist(),
+        **{part: (at + chance.exponential(0.1, steps)).tolist() for part, at in TIMES.items()},
     }
 
 

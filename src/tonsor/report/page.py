@@ -17,6 +17,8 @@ CAPTIONS = {
     "Whiskers reach from the 10th to the 90th percentile.",
     "curves": "Loss, metric and sparsity over the stages, laid end to end.",
     "norms": "The norm of the gradient at each step, before clipping, and the threshold it was clipped to.",
+    "wire": "What each worker sent of its gradients, what it holds back for later steps, and where the time "
+    "went; sending includes the wait for the slowest worker.",
     "sparsities": "The share of weights that pruning set to zero, by layer.",
     "sensitivities": "The model with one weight pruned at a time and the others dense, on data it was not "
     "trained on. The broken line is the dense model.",

@@ -1,4 +1,4 @@
-"""The rule of attention: heads are removed whole."""
+"""The rule of attention: heads are removed whole, or the same channels inside each of them."""
 
 from dataclasses import replace
 
@@ -7,19 +7,27 @@ from torch import Tensor
 
 from tonsor.shrink.elementwise import meet_values, right
 from tonsor.shrink.labels import Labels, varying
-from tonsor.shrink.product import matmul_like, nonzero
-from tonsor.shrink.value import Call, NoRule, Value
+from tonsor.shrink.mixing import restless
+from tonsor.shrink.product import matmul_like, nonzero, within
+from tonsor.shrink.value import Call, Contraction, NoRule, Value
 
 
 def attention(call: Call, labels: Labels, /) -> Value:
-    """Join the heads of queries, keys and values; what is inside a head stays together."""
+    """Join the heads of queries, keys and values; what is inside a head stays together.
+
+    Where what is inside may go, heads stay: the channels of queries are joined with those of keys, which
+    both can miss where a query is zero or a key is the same at all positions, and so takes no part in the
+    softmax.
+    """
     q, k, v = (call.given[name] for name in ("query", "key", "value"))
     if call.given["dropout_p"]:
         raise NoRule("it draws random numbers")
     if call.given["enable_gqa"]:
         k, v = (_repeated(value, q.shape[-3]) for value in (k, v))
-    q, k = (_whole(value, labels, call.name) for value in (q, k))
+    if not labels.freedom.head_dim:
+        q, k = (_whole(value, labels, call.name) for value in (q, k))
     scores = _scores(call, q, k, labels)
+    read = _read(q, k, labels, call.name)
     v = _beneath(v, scores, labels, call.name)
     mask = call.value("attn_mask")
     if mask is not None:
@@ -28,7 +36,7 @@ def attention(call: Call, labels: Labels, /) -> Value:
         labels.settle(layer, [len(scores.shape) - 1], call.name)
     made = matmul_like(replace(call, given={}), scores, v, labels)
     moving = (v.live | nonzero(v)).any(-2, keepdim=True)
-    return Value(call.shape, made.layers, right(moving, len(call.shape)))
+    return Value(call.shape, made.layers, right(moving, len(call.shape)), contractions=read)
 
 
 def _scores(call: Call, q: Value, k: Value, labels: Labels) -> Value:
@@ -38,6 +46,27 @@ def _scores(call: Call, q: Value, k: Value, labels: Labels) -> Value:
     turned = replace(k, shape=(*k.shape[:-2], k.shape[-1], k.shape[-2]), layers=_turned(k), real=None)
     inner = Call(call.name, call.op, {}, [shape])
     return matmul_like(inner, replace(q, real=None), turned, labels)
+
+
+def _read(q: Value, k: Value, labels: Labels, name: str) -> tuple[Contraction, ...]:
+    """Return what is read of the channels inside heads; nothing where these stay together."""
+    last = q.ndim - 1
+    line = labels.along(
+        (within(layer, set(range(last)), labels, name) for layer in q.layers), last, q.shape[-1], name
+    )
+    if not bool(line.any()) or q.real is None or k.real is None:
+        return ()
+    queries = _anywhere(q, q.live | nonzero(q))
+    keys = _anywhere(k, restless(k, [k.ndim - 2]))
+    needed = (queries & keys)[None]
+    known = Value((1, len(line)), (), needed, real=needed.float())
+    nobody = torch.zeros(1, dtype=torch.int64)
+    return (Contraction(nobody, line, known, 1, torch.ones(1, len(line), 1), bare=False),)
+
+
+def _anywhere(value: Value, places: Tensor) -> Tensor:
+    """Return for each place along the last dimension whether it holds anywhere."""
+    return value.whole(places.cpu()).reshape(-1, value.shape[-1]).any(0)
 
 
 def _turned(value: Value) -> tuple[Tensor, ...]:

@@ -9,7 +9,9 @@ from tonsor.shrink.rewrite import Change
 from tonsor.spelling import unknown
 
 
-def corrected(model: nn.Module, changes: Sequence[Change]) -> dict[str, dict[str, Any]]:
+def corrected(
+    model: nn.Module, changes: Sequence[Change], *, last: bool = False
+) -> dict[str, dict[str, Any]]:
     """Return which attributes of which modules are to have another number.
 
     A number in the graph that changed is looked for in the module whose code it stands in, then in those
@@ -19,6 +21,7 @@ def corrected(model: nn.Module, changes: Sequence[Change]) -> dict[str, dict[str
     Args:
         model: It is only looked at.
         changes: The numbers that changed, each with the modules it stands in.
+        last: Where two changes disagree, take what stands later in the graph, as the size of an output.
 
     Returns:
         By module the attributes with what they become.
@@ -27,21 +30,24 @@ def corrected(model: nn.Module, changes: Sequence[Change]) -> dict[str, dict[str
         >>> layer = nn.Linear(2, 2); layer.heads = 12
         >>> corrected(layer, [Change(("",), 12, 6)])
         {'': {'heads': 6}}
+        >>> twice = [Change(("",), 12, 6), Change(("",), 12, 9)]
+        >>> corrected(layer, twice), corrected(layer, twice, last=True)
+        ({}, {'': {'heads': 9}})
     """
-    wanted: dict[tuple[str, str], set[Any]] = {}
+    wanted: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for change in changes:
         for path in change.paths:
             module = model.get_submodule(path)
             found = [name for name, value in vars(module).items() if _holds(value, change.old)]
             found = [] if _sized(module, change.old) else found
             for name in found:
-                wanted.setdefault((path, name), set()).add((change.old, change.new))
+                wanted.setdefault((path, name), []).append((change.old, change.new))
             if found:
                 break
     result: dict[str, dict[str, Any]] = {}
     for (path, name), pairs in wanted.items():
         by_old = dict(pairs)
-        if len(by_old) == len(pairs):
+        if last or len(by_old) == len(set(pairs)):
             value = getattr(model.get_submodule(path), name)
             result.setdefault(path, {})[name] = _replaced(value, by_old)
     return result

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from tonsor.shrink.calls_more_test import MORE
+
 aten = torch.ops.aten
 UNITS = 6
 GATES = {"gru": 3, "lstm": 4, "rnn_relu": 1, "rnn_tanh": 1}
@@ -143,4 +145,4 @@ CASES = {
     "stack": lambda net, h, g: torch.stack([h, g], 1),
     "pad": lambda net, h, _: aten.pad(h, [1, 0, 0, 1], "reflect"),
     "constant_pad_nd": lambda net, h, _: aten.constant_pad_nd(h, [1, 1, 0, 0, 2, 1]),
-}
+} | MORE

@@ -1,6 +1,5 @@
 """How long a model takes at other widths, on this device: measured on sliced copies."""
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from tonsor.modes import evaluating
 from tonsor.shrink.collect import Group
+from tonsor.shrink.copies import copied
 from tonsor.shrink.cut import cut_
 from tonsor.shrink.groups import ChannelGroups
 from tonsor.shrink.trace import MODEL_ERRORS
@@ -112,7 +112,7 @@ def at_widths(model: nn.Module, groups: ChannelGroups, widths: Mapping[str, int]
             size = groups.trace.shapes[part.parameter][part.dim]
             stay = slices.setdefault(part.parameter, {}).setdefault(part.dim, torch.arange(size))
             slices[part.parameter][part.dim] = stay[~torch.isin(stay, part.index[width:])]
-    small = copy.deepcopy(model)
+    small = copied(model)
     with torch.no_grad():
         cut_(small, slices, {})
     if not _runs(small, groups):

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from tonsor.shrink.interpret import Entry
-from tonsor.shrink.labels import CONSUMER, INNER, PRODUCER, Labels
+from tonsor.shrink.labels import CONSUMER, DIRECTION, INNER, PRODUCER, Labels
 from tonsor.shrink.trace import Trace
 
 ROLES = {0: "through", PRODUCER: "producer", CONSUMER: "consumer", PRODUCER | CONSUMER: "both"}
+ROLES |= {DIRECTION | role: "direction" for role in list(ROLES)}
 
 ALONE = "all its channels are one"
 SHOWN = 6  # slices of a group that its description names
@@ -24,7 +25,8 @@ class Slice:
         parameter: The name of the parameter or buffer.
         dim: The dimension.
         role: "producer" (a row makes the channel), "consumer" (a column reads it), "both" or
-            "through" (a bias, a norm's scale, running statistics, a depthwise filter).
+            "through" (a bias, a norm's scale, running statistics, a depthwise filter), or "direction" (a row
+            that a weight norm divides by its length: masks leave it, as the length must not be zero).
         index: Places `(units, places a unit)`; a channel that was flattened has several.
 
     Example:
@@ -118,7 +120,7 @@ def _group(members: Tensor, labels: Labels, entries: list[Entry], trace: Trace, 
         entry, own = entries[place], members[:, places == place]
         role = ROLES[int(labels.role[own[0, 0]])]
         slices.append(Slice(entry.name, entry.dim, role, own - entry.start))
-    made = [part for part in slices if part.role in ("producer", "both")]
+    made = [part for part in slices if part.role in ("producer", "both", "direction")]
     first = (made or slices)[0]
     name = first.parameter if made else f"{first.parameter} dim {first.dim}"
     cost = sum(_cost(slices, name, trace) for name in dict.fromkeys(s.parameter for s in slices))

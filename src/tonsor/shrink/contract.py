@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tonsor.shrink.compact import some
 from tonsor.shrink.elementwise import meet, meet_values
 from tonsor.shrink.labels import CONSUMER, INNER, PRODUCER, THROUGH, Labels, varying
 from tonsor.shrink.mixing import restless
-from tonsor.shrink.product import matmul_like
+from tonsor.shrink.product import matmul_like, nonzero
 from tonsor.shrink.value import Call, Contraction, NoRule, Value
 
 
@@ -123,11 +124,14 @@ def _sum(
         labels.mark(layer, side)
     matrix = None if weight.real is None else weight.real.unsqueeze(2).flatten(2)
     bare = bare and not _padded(call.given.get("padding", 0), weight.shape)
-    total = Contraction(rows, columns, x, dim, matrix, groups, bare, weight.name, bias)
+    named = weight.name, bias
+    if labels.freedom.width and "weight" in call.given and not weight.name:
+        named = "", None  # a computed weight: its numbers may be others when channels are gone
+    total = Contraction(rows, columns, x, dim, matrix, groups, bare, *named)
     tail = (1,) * (x.ndim - dim - 1)
     made = rows.reshape((1,) * dim + (-1, *tail))
     layers = (*beside, labels.tidy(made))
-    return Value(call.shape, layers, _live(call, x, weight), contractions=(total,))
+    return Value(call.shape, layers, _live(call, x, weight, dim), contractions=(total,))
 
 
 def _turned(weight: Value) -> Value:
@@ -170,7 +174,7 @@ def _depthwise(call: Call, x: Value, weight: Value, dim: int, labels: Labels) ->
     read = labels.along(x.layers, dim, x.shape[dim], reason)
     labels.meet(rows.view(len(read), -1), read.view(-1, 1), reason)
     made = labels.tidy(rows.reshape((1,) * dim + (-1,) + (1,) * (x.ndim - dim - 1)))
-    return Value(call.shape, (*beside, made), _live(call, x, weight))
+    return Value(call.shape, (*beside, made), _live(call, x, weight, dim))
 
 
 def _beside(x: Value, dim: int, labels: Labels) -> tuple[Tensor, ...]:
@@ -192,16 +196,47 @@ def _padded(padding: Any, shape: tuple[int, ...]) -> bool:
     return any(padding) if isinstance(padding, (list, tuple)) else bool(padding)
 
 
-def _live(call: Call, x: Value, weight: Value) -> Tensor:
+def _live(call: Call, x: Value, weight: Value, dim: int) -> Tensor:
     """Return where the sums can change: where a weight that is not zero reads what can."""
-    weight = call.value("weight") or weight
-    if weight.real is None or x.real is None or bool(weight.live.any()):
+    own = (call.value("weight") or weight).real
+    if own is None or x.real is None:
         return (x.live.any() | weight.live.any()).reshape((1,) * len(call.shape))
-    reads = (weight.real != 0).float()
-    positions = list(range(x.ndim - weight.ndim + 2, x.ndim)) if weight.ndim > 2 else []
-    live = x.whole(restless(x, positions).to(reads.device)).float()
+    positions = list(range(dim + 1, x.ndim))
+    live = restless(x, positions)
+    if bool(weight.live.any()):
+        return _live_weight(call, x, call.value("weight") or weight, live)
+    along = varying(live)
+    if along <= {dim} or (not positions and dim not in along):
+        return _live_rows(live, weight, dim)
+    return _counted(call, x.whole(live).to(own.device), own != 0).cpu()
+
+
+def _live_weight(call: Call, x: Value, weight: Value, live: Tensor) -> Tensor:
+    """Return where sums can change with a weight that can itself."""
+    assert x.real is not None
+    assert weight.real is not None
+    device = weight.real.device
+    moving = weight.whole(weight.live).to(device)
+    live = x.whole(live).to(device)
+    counted = _counted(call, live, (weight.real != 0) | moving)
+    return (counted | _counted(call, live | (x.real != 0), moving)).cpu()
+
+
+def _counted(call: Call, x: Tensor, weight: Tensor) -> Tensor:
+    """Return where sums meet a true channel with a true weight."""
     if "weight" in call.given:
-        counted: Tensor = call.run(input=live, weight=reads, bias=None)
+        made: Tensor = call.run(input=x.float(), weight=weight.float(), bias=None)
     else:
-        counted = torch.nn.functional.linear(live, reads)
-    return counted.cpu() > 0
+        made = torch.nn.functional.linear(x.float(), weight.float())
+    return made > 0
+
+
+def _live_rows(live: Tensor, weight: Value, dim: int) -> Tensor:
+    """Return which rows read a channel that can change, where it can."""
+    reads = some(nonzero(weight).flatten(2), 2) if weight.ndim > 2 else nonzero(weight)
+    line = live.movedim(dim, -1).reshape(-1, live.shape[dim])
+    if live.shape[dim] > 1:
+        own = line.reshape(-1, reads.shape[1])
+        reads = (reads.reshape(len(own), -1, reads.shape[1]) & own[:, None]).reshape(reads.shape)
+    rows = some(reads, 1).reshape((1,) * dim + (-1,) + (1,) * (live.ndim - dim - 1))
+    return rows & live if live.shape[dim] == 1 else rows

@@ -60,7 +60,7 @@ def called(name, h, g):
         count = int(re.search(r"(\d)d", name)[1])
         h = {1: h.flatten(2), 2: h, 3: h[:, :, None].expand(-1, -1, 2, -1, -1)}[count]
         ways = [(h, [2] * count), (h, [2] * count, False)]
-    elif kind == "reduce":
+    elif kind in ("reduce", "measure"):
         ways = [(h, [2]), (h, 2), (h, 2, [2])]
     elif kind == "dropout":
         ways = [(h, 0.5, False)]

@@ -133,7 +133,9 @@ def written_by(group: Group) -> frozenset[str]:
         >>> sorted(written_by(Group("w", 2, (rows,), 2, "", torch.tensor([1, 2]))))
         ['w']
     """
-    return frozenset(part.parameter for part in group.slices if part.role in ("producer", "both"))
+    return frozenset(
+        part.parameter for part in group.slices if part.role in ("producer", "both", "direction")
+    )
 
 
 KINDS = ("inner", "residual", "heads", "head_dim")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from tonsor.shrink.trace import named_tensors
+from tonsor.shrink.trace import forget_, named_tensors
 
 Kept: TypeAlias = Mapping[int, Tensor]  # by dimension the indices that stay
 
@@ -42,6 +42,7 @@ def cut_(
         own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
         if any(id(tensor) in touched for tensor in own):
             _refit_(module)
+    forget_(model)
     return {name: _give_bias_(model.get_submodule(name), biases[name]) for name in biases}
 
 

@@ -119,6 +119,6 @@ def _overlap(column: list[Tensor | None], layer: Tensor) -> bool:
 def _unless_zero(value: Value, factor: Value, ndim: int) -> Tensor:
     """Say where the value is live and its factor is not a constant zero."""
     live = right(value.live, ndim)
-    if factor.real is None:
+    if factor.real is None or bool(factor.live.all()) or not bool(live.any()):
         return live
     return live & (right(factor.real != 0, ndim).to(live.device) | right(factor.live, ndim))

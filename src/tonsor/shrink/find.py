@@ -1,11 +1,13 @@
 """Find a model's groups of channels."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from tonsor.shrink.collect import collect
+from tonsor.shrink.freedom import Freedom
 from tonsor.shrink.groups import ChannelGroups
 from tonsor.shrink.interpret import Interpreter
 from tonsor.shrink.trace import trace_of
@@ -16,6 +18,9 @@ def channel_groups(
     model: nn.Module,
     example_args: Tensor | tuple[Any, ...],
     example_kwargs: Mapping[str, Any] | None = None,
+    *,
+    width: bool = False,
+    head_dim: bool = False,
 ) -> ChannelGroups:
     """Find which channels of a model must be removed together, from one run of its forward.
 
@@ -30,6 +35,11 @@ def channel_groups(
         example_args: The arguments of one call; a lone tensor may stand for itself. The sizes do not
             matter as long as the forward takes them; small ones are faster.
         example_kwargs: Arguments by name.
+        width: Offer channels that are normalised together too, as the residual stream of a transformer is.
+            A cut there is proved equal to the masked model whose means, variances and norms are taken over
+            the channels that stay (`reference`), not over all of them.
+        head_dim: Offer the channels inside attention heads, the same places of all heads at once, instead
+            of whole heads: those of queries and keys together, those of values with what reads them.
 
     Returns:
         The groups, and what must stay with the reason.
@@ -48,7 +58,8 @@ def channel_groups(
         2.weight            2  model output  2.weight[0], 2.bias[0]
     """
     args = (example_args,) if isinstance(example_args, Tensor) else tuple(example_args)
-    trace = trace_of(model, args, dict(example_kwargs or {}))
+    freedom = Freedom(width=width, head_dim=head_dim)
+    trace = replace(trace_of(model, args, dict(example_kwargs or {})), freedom=freedom)
     found = Interpreter(trace)
     found.run()
     groups, frozen = collect(found.labels, found.entries, trace)

@@ -1,6 +1,5 @@
 """Averages of a model's weights follow it when it is cut: sliced by the same indices."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tonsor.modes import evaluating
+from tonsor.shrink.copies import copied
 from tonsor.shrink.cut import cut_, replace_, sliced
 from tonsor.shrink.groups import ChannelGroups
 from tonsor.shrink.plan import Plan
@@ -108,7 +108,7 @@ def _inner(average: Average) -> Average:
 
 def _loaded(model: nn.Module, average: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of the model with the averaged weights."""
-    stand_in = copy.deepcopy(model)
+    stand_in = copied(model)
     with torch.no_grad():
         for name, tensor in named_tensors(stand_in).items():
             if name in average:

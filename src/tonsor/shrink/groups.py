@@ -208,7 +208,7 @@ class ChannelGroups:
         own = self._by_first_name(masks)
         for name, stays in keep.items():
             for part in self._group(name, stays).slices:
-                if part.parameter in own:
+                if part.parameter in own and part.role != "direction":
                     mask = own[part.parameter]
                     gone = part.index.to(mask.device)[~stays.to(mask.device)].reshape(-1)
                     mask.index_fill_(part.dim, gone, False)

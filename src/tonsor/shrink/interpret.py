@@ -25,10 +25,11 @@ from tonsor.shrink.node import (
     written,
 )
 from tonsor.shrink.rules import RULES
-from tonsor.shrink.trace import Trace
+from tonsor.shrink.trace import MODEL_ERRORS, Trace
 from tonsor.shrink.value import Call, Contraction, NoRule, Value, execute
 
 INPUT, OUTPUT = "model input", "model output"
+BLOCKS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}  # where each has its graph
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ class Interpreter:
     seen: dict[Any, Any] | None = None
     labels: Labels = field(default_factory=Labels)
     entries: list[Entry] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.labels.freedom = self.trace.freedom
 
     def run(self) -> None:
         """Interpret the whole graph, then freeze what reaches an output and square what was split."""
@@ -158,13 +162,11 @@ class Interpreter:
         given = bind(node.target, args, kwargs)
         call = Call(named(node), node.target, given, shapes(node.meta.get("val")))
         result = self._ruled(call, node)
-        values = call.values
-        real = self._executed(call, values)
+        values, real = call.values, self._executed(call, call.values)
         if call.op._schema.is_mutable and any(bool(value.live.any()) for value in values):
             _stir_(known, written(call))
         fixed = next((v.fixed for v in values if v.fixed), call.name)
-        constant = all(v.constant for v in values)
-        return completed(result, real, fixed, constant=constant)
+        return completed(result, real, fixed, constant=all(v.constant for v in values))
 
     def _ruled(self, call: Call, node: Any) -> Any:
         """Apply the operation's rule; where there is none, freeze."""
@@ -180,7 +182,7 @@ class Interpreter:
             return self._watched(checked(rule(call, self.labels), call))
         except NoRule as error:
             return self._frozen(call, f"{reason}: {error}")
-        except (RuntimeError, TypeError, LookupError):
+        except MODEL_ERRORS:
             if self.example is not None:
                 raise
             self.unruled.add(node)
@@ -213,12 +215,17 @@ class Interpreter:
         return execute(call.op, given)
 
     def _higher_order(self, node: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Walk into a `torch.no_grad()` block; any other block with a graph of its own has no rule."""
+        """Walk into a block that sets gradients or types; any other with a graph of its own has no rule."""
         name = str(node.target)
-        if name == "wrap_with_set_grad_enabled":
-            graph = args[1].graph
+        if name in BLOCKS:
+            place_ = BLOCKS[name]
+            graph = args[place_].graph
             inner = [node for node in graph.nodes if node.op == "placeholder"]
-            return self._walk(graph, dict(zip(inner, args[2:], strict=True)))
+            known = dict(zip(inner, args[place_ + 1 :], strict=True))
+            if name == "wrap_with_set_grad_enabled":
+                return self._walk(graph, known)
+            with torch.autocast(args[0], dtype=args[1], enabled=args[2], cache_enabled=False):
+                return self._walk(graph, known)
         given = {str(i): item for i, item in enumerate([*args, *kwargs.values()])}
         call = Call(f"{name}{place(node)}", node.target, given, shapes(node.meta.get("val")))
         reason = f"no rule for {call.name}"

@@ -6,10 +6,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from tonsor.shrink.compact import unspread
+from tonsor.shrink.freedom import Freedom
+
 THROUGH, PRODUCER, CONSUMER = 0, 1, 2  # what a weight's slice does to its channel; 3 is both
+DIRECTION = 4  # and what is divided by its own length: it is sliced, but never set to zero
 INNER = "inside a kernel"  # the reason of dimensions that are no channels: they are not reported
 
 UNUSED = "no layer makes or reads it"
+MEASURED = "nothing but a statistic reads it"
 
 
 def varying(layer: Tensor) -> set[int]:
@@ -41,6 +46,8 @@ class Labels:
         self.bound = sys.maxsize  # labels from here on belong to no parameter or buffer
         self.weak = sys.maxsize  # labels from here on belong to no parameter
         self.grids: list[Tensor] = []  # layers that must become sliceable, see `square`
+        self.freedom = Freedom()
+        self.measured: list[Tensor] = []  # layers of which a statistic was taken over what stays
 
     def new(self, count: int) -> Tensor:
         """Return `count` fresh labels."""
@@ -67,13 +74,14 @@ class Labels:
 
     def find(self, labels: Tensor) -> Tensor:
         """Return the smallest label that each is joined with, and remember it."""
-        found = self.root[labels]
-        while True:
-            above = self.root[found]
-            if torch.equal(above, found):
-                self.root[labels] = found
-                return found
-            found = above
+        found = self.root.take(labels)
+        above = self.root.take(found)
+        if torch.equal(above, found):
+            return found
+        while not torch.equal(above, found):
+            found, above = above, self.root.take(above)
+        self.root[labels] = found
+        return found
 
     def flatten(self) -> Tensor:
         """Let every label point at its root directly; return the roots."""
@@ -101,15 +109,23 @@ class Labels:
         self.role[layer.reshape(-1)] |= role
 
     def still(self) -> None:
-        """Freeze what no weight makes or reads, as places in a table of which the example uses some."""
+        """Freeze what no weight makes or reads, as places in a table of which the example uses some.
+
+        What only a statistic reads stays too: nothing would say whether it is needed.
+        """
         roots = self.flatten()
         used = torch.zeros_like(roots, dtype=torch.bool)
         used[roots[self.role > 0]] = True
         self.freeze((~used[roots]).nonzero().flatten(), UNUSED)
+        read = torch.zeros_like(used)
+        read[roots[(self.role & CONSUMER) > 0]] = True
+        for layer in self.measured:
+            labels = layer[layer > 0]
+            self.freeze(labels[~read[roots[labels]]], MEASURED)
 
     def tidy(self, layer: Tensor) -> Tensor:
         """Return the layer in roots, of size 1 along the dimensions where it does not vary."""
-        layer = self.find(layer)
+        layer = self.find(unspread(layer))
         for dim in range(layer.ndim):
             first = layer.narrow(dim, 0, 1) if layer.shape[dim] else layer
             if layer.shape[dim] > 1 and bool((layer == first).all()):

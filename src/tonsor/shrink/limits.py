@@ -62,7 +62,8 @@ class Limits:
             >>> Limits(at_least=2).allowed("a", 4)
             [2, 2, 2, 3, 4]
         """
-        return [self._stay(name, units, kept) for kept in range(units + 1)]
+        least = self._least(name, units)
+        return [self._stay(units, kept, least) for kept in range(units + 1)]
 
     def needed(self, name: str, units: int, live: int) -> int:
         """Return how many units stay at least where so many are live: counts are rounded up.
@@ -73,14 +74,14 @@ class Limits:
         """
         return min(units, self._round_up(max(live, self._least(name, units))))
 
-    def _stay(self, name: str, units: int, kept: int) -> int:
+    def _stay(self, units: int, kept: int, least: int) -> int:
         """Return how many units stay of those that a choice keeps."""
         if kept >= units:
             return units
         up, down = min(units, self._round_up(kept)), kept - kept % self.multiple_of
         nearest = up if up - kept <= kept - down else down
         stay = {"nearest": nearest, "up": up, "down": down}[self.rounding]
-        return stay if stay >= self._least(name, units) else self.needed(name, units, 0)
+        return stay if stay >= least else min(units, self._round_up(least))
 
     def _round_up(self, count: int) -> int:
         """Return the next multiple."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tonsor.shrink.compact import even
 from tonsor.shrink.value import Call, Value
 
 FLAGS = ("train", "training")
@@ -26,7 +27,9 @@ def completed(result: Any, real: Any, fixed: str, *, constant: bool) -> Any:
     """Return the values with what does not depend on the rule."""
     if isinstance(result, Value):
         live = result.live.expand((1,) * len(result.shape)) if not result.live.ndim else result.live
-        return replace(result, live=live.cpu(), fixed=result.fixed or fixed, constant=constant, real=real)
+        return replace(
+            result, live=even(live.cpu()), fixed=result.fixed or fixed, constant=constant, real=real
+        )
     if isinstance(result, (list, tuple)):
         reals = [None] * len(result) if real is None else real
         return [completed(r, x, fixed, constant=constant) for r, x in zip(result, reals, strict=True)]

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tonsor.shrink.elementwise import meet_values
-from tonsor.shrink.labels import Labels, varying
+from tonsor.shrink.labels import DIRECTION, Labels, varying
 from tonsor.shrink.mixing import mix
 from tonsor.shrink.product import Factor, summed
 from tonsor.shrink.value import Call, Value
@@ -14,7 +14,7 @@ def batch_norm(call: Call, labels: Labels, /) -> Value:
     x = call.first()
     own = [dim for dim in range(x.ndim) if dim != 1]
     if call.given["training"]:
-        x = _carried(x, mix(x, own, x.shape, labels, call.name))
+        x = _carried(x, mix(x, own, x.shape, labels, call.name, statistic=True))
     joined = meet_values([x, *_channel_wise(call, x.ndim)], call.shape, labels, call.name)
     weight = call.value("weight")
     if weight is None or weight.real is None:
@@ -31,7 +31,7 @@ def instance_norm(call: Call, labels: Labels, /) -> Value:
 
 
 def group_norm(call: Call, labels: Labels, /) -> Value:
-    """Join the channels that share statistics: a group goes whole. One group alone must stay.
+    """Join the channels that share statistics: a group goes whole. One group alone is a layer norm.
 
     A group of one channel is an instance norm.
     """
@@ -39,7 +39,7 @@ def group_norm(call: Call, labels: Labels, /) -> Value:
     if groups == x.shape[1]:
         return instance_norm(call, labels)
     if groups == 1:
-        alone = _carried(x, mix(x, list(range(1, x.ndim)), x.shape, labels, call.name))
+        alone = _carried(x, mix(x, list(range(1, x.ndim)), x.shape, labels, call.name, statistic=True))
         return meet_values([alone, *_channel_wise(call, x.ndim)], call.shape, labels, call.name)
     line = labels.along(x.layers, 1, x.shape[1], x.fixed or call.name).view(groups, -1)
     labels.meet(line, line[:, :1], call.name)
@@ -48,18 +48,25 @@ def group_norm(call: Call, labels: Labels, /) -> Value:
 
 
 def layer_norm(call: Call, labels: Labels, /) -> Value:
-    """Freeze the channels that are normalised together: the others' statistics depend on each."""
+    """Freeze the channels that are normalised together, or let them go with the statistics of the rest."""
     x = call.first()
     last = len(call.given["normalized_shape"])
     dims = list(range(x.ndim - last, x.ndim))
-    alone = _carried(x, mix(x, dims, x.shape, labels, call.name))
+    alone = _carried(x, mix(x, dims, x.shape, labels, call.name, statistic=True))
     return meet_values([alone, *call.values[1:]], call.shape, labels, call.name)
 
 
 def weight_norm(call: Call, labels: Labels, /) -> Value:
-    """Let rows stay, whose length must not be zero. What the length is a sum of can go where it is zero."""
-    v, dim = call.given["v"], call.given["dim"]
-    labels.freeze(labels.along(v.layers, dim % v.ndim, v.shape[dim], call.name), call.name)
+    """Join each row with its length; a row is never set to zero. What the length is a sum of can go if it is.
+
+    Without a length for each row the one length there is stays, and so do the rows.
+    """
+    v, g, dim = call.given["v"], call.given["g"], call.given["dim"]
+    for layer in map(labels.tidy, v.layers):
+        if varying(layer) == {dim % v.ndim}:
+            labels.mark(layer, DIRECTION)
+            if g.ndim != v.ndim:
+                labels.freeze(layer, call.name)
     joined = meet_values(call.values, call.shape, labels, call.name)
     read = []
     for layer in map(labels.tidy, joined.layers):

@@ -1,7 +1,7 @@
 """Rules of products of two tensors: what is summed is joined, rows and columns go on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from string import ascii_letters
 
@@ -41,8 +41,10 @@ def product(call: Call, factors: Sequence[Factor], out: str, labels: Labels) -> 
 
     A layer that varies along what is summed and along other dimensions is joined along the former: heads
     are removed whole. One that varies along the former alone is joined with the other tensor's; it can go
-    where one of the two is zero.
+    where one of the two is zero. Where what is inside heads may go, the heads are joined first.
     """
+    if not any(factor.value.constant for factor in factors):
+        factors = [_inside(factor, factors, out, labels, call.name) for factor in factors]
     over = "".join(dict.fromkeys(n for f in factors for n in f.names if n not in out))
     lines: dict[str, list[Tensor]] = {name: [] for name in over}
     rest = []
@@ -54,8 +56,9 @@ def product(call: Call, factors: Sequence[Factor], out: str, labels: Labels) -> 
     met = meet_values(rest, call.shape, labels, call.name)
     read = []
     for name in over:
-        line = _joined(lines[name], factors, labels, call.name)
-        read += [summed(factors, name, line)] if line is not None and _known(factors) else []
+        line = _joined([line for line in lines[name] if len(line)], factors, labels, call.name)
+        own = [factor for factor in factors if name in factor.names]
+        read += [summed(own, name, line)] if line is not None and _known(factors) else []
     return Value(call.shape, met.layers, _live(factors, out), contractions=tuple(read))
 
 
@@ -71,13 +74,34 @@ def matmul_like(call: Call, x: Value, y: Value, labels: Labels) -> Value:
 
 
 def einsum(call: Call, labels: Labels, /) -> Value:
-    """Read the letters of one or two tensors; what the result has not is summed."""
+    """Read the letters of the tensors; what the result has not is summed."""
     values = call.values
     operands, out = _letters(call.given["equation"], [value.ndim for value in values])
-    if len(values) > 2 or any(len(set(names)) < len(names) for names in operands):
-        raise NoRule("more than two tensors, or a diagonal")
+    if any(len(set(names)) < len(names) for names in operands):
+        raise NoRule("a diagonal")
     factors = [Factor(value, names) for value, names in zip(values, operands, strict=True)]
     return product(call, factors, out, labels)
+
+
+def within(layer: Tensor, heads: set[int], labels: Labels, name: str) -> Tensor:
+    """Join the same places of all heads, where what is inside heads may go; `heads` are dimensions."""
+    layer = labels.tidy(layer)
+    inside = labels.freedom.head_dim and varying(layer) - heads
+    return labels.settle(layer, heads, name) if inside else layer
+
+
+def _inside(factor: Factor, factors: Sequence[Factor], out: str, labels: Labels, name: str) -> Factor:
+    """Return a factor whose heads, which all factors and the result have, are joined where that is asked.
+
+    Where heads of the other one are left, this operation is then the reason why they stay.
+    """
+    if not labels.freedom.head_dim:
+        return factor
+    heads = {letter for letter in out if all(letter in other.names for other in factors)}
+    dims = factor.dims("".join(heads))
+    layers = tuple(within(layer, dims, labels, name) for layer in factor.value.layers)
+    fixed = "" if layers else factor.value.fixed
+    return Factor(replace(factor.value, layers=layers, fixed=fixed), factor.names)
 
 
 def _parted(
@@ -115,12 +139,14 @@ def _line(factor: Factor, inner: list[tuple[str, Tensor]], name: str, labels: La
 
 def _joined(lines: list[Tensor], factors: Sequence[Factor], labels: Labels, reason: str) -> Tensor | None:
     """Join what is summed; a label whose partner has none, or that has no partner, is frozen."""
-    if len(lines) == 1 or any(len(line) != max(map(len, lines)) for line in lines):
+    if any(len(line) != max(map(len, lines)) for line in lines):
         for line in lines:
             labels.freeze(line, reason)
         return None
     why = next((f.value.fixed for f in factors if f.value.fixed), reason)
-    line = labels.meet(lines[0], lines[1], why)
+    line = lines[0]
+    for other in lines[1:]:
+        line = labels.meet(line, other, why)
     return line if bool((line > 0).any()) else None
 
 

@@ -1,6 +1,5 @@
 """Prove that a sliced model computes what the masked one does."""
 
-import copy
 import traceback
 from collections.abc import Iterator, Mapping
 from types import FrameType
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tonsor.modes import evaluating
+from tonsor.shrink.copies import copied
 from tonsor.shrink.trace import MODEL_ERRORS, gpus_of
 
 # How far outputs may lie apart, as a share of the largest output.
@@ -53,33 +53,65 @@ def prove(masked: nn.Module, small: nn.Module, example: tuple[tuple[Any, ...], M
         >>> prove(model, model, ((torch.ones(1, 2),), {}))
         0.0
     """
-    try:
-        return _compared(masked, small, example)
-    except Unequal as finding:
-        if finding.apart > ROUNDED or not _is_narrow(masked):
-            raise
-        return _compared(_wide(masked), _wide(small), _widened(example))
+    return Proof(masked, example).of(small)
 
 
-def _compared(
-    masked: nn.Module, small: nn.Module, example: tuple[tuple[Any, ...], Mapping[str, Any]]
-) -> float:
-    """Return the largest difference, or say what it is."""
-    largest = 0.0
-    with evaluating(masked), evaluating(small):
-        for number, (args, kwargs) in enumerate(_inputs(example)):
+class Proof:
+    """Compare copies with a masked model, as `prove` does; what the masked model gives is worked out once.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> proof = Proof(model, ((torch.ones(1, 2),), {}))
+        >>> proof.of(model), proof.of(copy.deepcopy(model))
+        (0.0, 0.0)
+    """
+
+    def __init__(self, masked: nn.Module, example: tuple[tuple[Any, ...], Mapping[str, Any]]) -> None:
+        self.masked, self.example = masked, example
+        self.inputs = list(_inputs(example))
+        self.answers: list[list[Any] | None] = []  # of the masked model; none where it does not take an input
+        self.wide: Proof | None = None
+
+    def of(self, small: nn.Module) -> float:
+        """Return the largest difference of a copy, as a share of the largest output."""
+        try:
+            return self._compared(small)
+        except Unequal as finding:
+            if finding.apart > ROUNDED or not _is_narrow(self.masked):
+                raise
+            first = finding
+        self.wide = self.wide or Proof(_wide(self.masked), _widened(self.example))
+        try:
+            return self.wide._compared(_wide(small))
+        except MODEL_ERRORS as error:  # a graph may have the type of its numbers written in it
+            raise first from error
+
+    def _compared(self, small: nn.Module) -> float:
+        """Return the largest difference, or say what it is."""
+        largest = 0.0
+        for number, (args, kwargs) in enumerate(self.inputs):
+            expected = self._answer(number)
+            if expected is None:
+                continue
             try:
-                expected = _run(masked, args, kwargs)
-            except MODEL_ERRORS:
-                if number == 0:
-                    raise
-                continue  # random numbers are not what this model takes
-            try:
-                got = _run(small, args, kwargs)
+                with evaluating(small):
+                    got = _run(small, args, kwargs)
             except MODEL_ERRORS as error:
                 raise Unequal(_story(error, small)) from error
             largest = max(largest, _difference(expected, got))
-    return largest
+        return largest
+
+    def _answer(self, number: int) -> list[Any] | None:
+        """Return what the masked model gives; nothing if random numbers are not what it takes."""
+        if number == len(self.answers):
+            try:
+                with evaluating(self.masked):
+                    self.answers.append(_run(self.masked, *self.inputs[number]))
+            except MODEL_ERRORS:
+                if number == 0:
+                    raise
+                self.answers.append(None)
+        return self.answers[number]
 
 
 def _is_narrow(model: nn.Module) -> bool:
@@ -90,7 +122,7 @@ def _is_narrow(model: nn.Module) -> bool:
 
 def _wide(model: nn.Module) -> nn.Module:
     """Return a copy of a model in float64."""
-    return copy.deepcopy(model).double()
+    return copied(model).double()
 
 
 def _widened(

@@ -110,3 +110,16 @@ def compared_in(dtype, make, a, b, example):
     with torch.no_grad():
         got, expected = make(a).to(dtype)(x), make(b).to(dtype)(x)
     return float((got - expected).abs().max() / expected.abs().max())
+
+
+def test_a_model_that_cannot_be_brought_to_float64_is_judged_as_it_is():
+    class Narrow(nn.Module):
+        def __init__(self, off):
+            super().__init__()
+            self.scale, self.off = nn.Parameter(torch.ones(3, 3)), off
+
+        def forward(self, x):
+            return x.float() @ self.scale + self.off
+
+    with pytest.raises(Unequal, match="differs from the masked model's by"):
+        prove(Narrow(0.0), Narrow(1e-3), ((torch.ones(2, 3),), {}))

@@ -1,6 +1,5 @@
 """Leave out whole residual blocks, in place and with a proof."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from tonsor.modes import evaluating
 from tonsor.shrink.blocks import Block, Blocks, first_tensor
+from tonsor.shrink.copies import copied
 from tonsor.shrink.proof import Unequal, prove
 from tonsor.shrink.trace import Trace, named_tensors
 from tonsor.tensors import distinct
@@ -105,7 +105,7 @@ def remove_blocks_(
         Skip()
     """
     chosen = blocks.named(names, "remove_blocks_")
-    small = copy.deepcopy(model)
+    small = copied(model)
     returned = _returned(small, chosen, blocks.trace)
     for block in chosen:
         _skip_(small, block.name, returned[block.name])

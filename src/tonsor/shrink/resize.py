@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tonsor.shrink.attributes import check_attributes
 from tonsor.shrink.cut import cut_
 from tonsor.shrink.find import channel_groups
+from tonsor.shrink.freedom import Freedom
 from tonsor.shrink.survey import BIASED
 from tonsor.shrink.trace import first_names, named_tensors
 from tonsor.shrink.trial import Trial, gone_from, graph_of
@@ -26,6 +27,7 @@ class Sizes:
         biases: Modules that get a bias.
         attributes: By module the numbers that are corrected.
         rewritten: The model's own code cannot run at these sizes; its rewritten graph does.
+        freedom: What the search for the groups was free to offer.
 
     Example:
         >>> Sizes({"weight": {0: torch.tensor([0, 2])}}, ()).shape_of("weight", (3, 4))
@@ -36,6 +38,7 @@ class Sizes:
     biases: tuple[str, ...]
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
     rewritten: bool = False
+    freedom: Freedom = field(default_factory=Freedom)
 
     def shape_of(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that a tensor will have."""
@@ -113,7 +116,7 @@ def graph_for(
             f"{where}: the shrunk model's own code could not run at its sizes, its rewritten graph did; "
             "give the example that channel_groups had, so that the graph is found again"
         )
-    groups = channel_groups(model, example_args, example_kwargs)
+    groups = channel_groups(model, example_args, example_kwargs, **sizes.freedom.as_json())
     return graph_of(model, groups, gone_from(groups, sizes.slices))
 
 
@@ -133,7 +136,8 @@ def check_plan(model: nn.Module, plan: Any, where: str) -> Sizes:
         Traceback (most recent call last):
         ValueError: a.json: biases: unknown module 'conv'. Known: the model itself
     """
-    needed, known = {"slices", "biases"}, {"slices", "biases", "attributes", "rewritten"}
+    flags = ("rewritten", "width", "head_dim")
+    needed, known = {"slices", "biases"}, {"slices", "biases", "attributes", *flags}
     if not isinstance(plan, Mapping) or not needed <= set(plan) <= known:
         raise ValueError(f'{where}: the plan must be {{"slices": ..., "biases": ...}}; got {_short(plan)}')
     tensors = named_tensors(model)
@@ -145,11 +149,14 @@ def check_plan(model: nn.Module, plan: Any, where: str) -> Sizes:
         if first[name] in slices:
             raise ValueError(f"{where}: slices: '{name}' is named twice, it is tied to '{first[name]}'")
         slices[first[name]] = _kept(kept, tuple(tensors[name].shape), f"{where}: slices: '{name}'")
-    rewritten = plan.get("rewritten", False)
-    if not isinstance(rewritten, bool):
-        raise ValueError(f"{where}: rewritten: must be true or false; got {_short(rewritten)}")
+    said = {flag: plan.get(flag, False) for flag in flags}
+    for flag, value in said.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{where}: {flag}: must be true or false; got {_short(value)}")
     attributes = check_attributes(model, plan.get("attributes", {}), f"{where}: attributes")
-    return Sizes(slices, _biases(model, plan["biases"], f"{where}: biases"), attributes, rewritten)
+    biases = _biases(model, plan["biases"], f"{where}: biases")
+    freedom = Freedom(width=said["width"], head_dim=said["head_dim"])
+    return Sizes(slices, biases, attributes, said["rewritten"], freedom)
 
 
 def _kept(given: Any, shape: tuple[int, ...], where: str) -> dict[int, Tensor]:

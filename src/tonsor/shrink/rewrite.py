@@ -66,6 +66,8 @@ class Rewriter:
             self._index_(node, new[0])
         elif name.startswith("aten.conv"):
             self._groups_(node)
+        elif name == "aten.scaled_dot_product_attention":
+            self._scale_(node)
         self._shapes_(node, old[0].shape, new[0])
 
     def value(self, node: Any) -> Any:
@@ -157,6 +159,13 @@ class Rewriter:
         left = int(self.kept.line(x, dim).sum())
         if self._get(node, "groups") == x.shape[dim] > 1 and left != x.shape[dim]:
             self._set_(node, "groups", left)
+
+    def _scale_(self, node: Any) -> None:
+        """Keep the scale of attention that its heads had before they lost channels."""
+        queries = self.value(node.args[0])
+        before, after = queries.shape[-1], self.kept.shape(queries)[-1]
+        if before != after and self._get(node, "scale") is None:
+            self._set_(node, "scale", before**-0.5)
 
     def _note(self, node: Any, old: int, new: int) -> None:
         """Remember a number that changed."""

@@ -3,7 +3,7 @@
 from tonsor.shrink.attention import attention
 from tonsor.shrink.contract import addmm, conv, conv_transposed, embedding, linear, matmul, prelu
 from tonsor.shrink.elementwise import dropout, like, meet, same, scale
-from tonsor.shrink.mixing import reduce, spatial
+from tonsor.shrink.mixing import measure, reduce, spatial
 from tonsor.shrink.move import (
     cat,
     expand_as,
@@ -15,11 +15,15 @@ from tonsor.shrink.move import (
     shuffle,
     stack,
     view_as,
+    widen,
 )
 from tonsor.shrink.normalise import batch_norm, group_norm, instance_norm, layer_norm, weight_norm
 from tonsor.shrink.part import glu, part, split
 from tonsor.shrink.product import einsum
 from tonsor.shrink.recurrent import cell, recurrent
+from tonsor.shrink.scatter import bag, put, scatter
+from tonsor.shrink.spelled import diagonal, paired, parted, slope, stacked, together, unpool
+from tonsor.shrink.sums import bilinear, distances, inner, outer, pairs, tensordot, total
 from tonsor.shrink.value import Rule
 from tonsor.shrink.window import col2im, gather, im2col, sample, triangle, unfold
 
@@ -32,7 +36,15 @@ OPERATIONS: dict[Rule, str] = {
     conv: "conv1d conv2d conv3d",
     conv_transposed: "conv_transpose1d conv_transpose2d conv_transpose3d",
     embedding: "embedding",
-    matmul: "bmm dot matmul mm mv",
+    bag: "_embedding_bag embedding_bag",
+    bilinear: "bilinear",
+    matmul: "bmm dot linalg_matmul matmul mm mv vdot",
+    tensordot: "tensordot",
+    outer: "ger outer",
+    inner: "inner",
+    pairs: "cosine_similarity linalg_vecdot",
+    distances: "_euclidean_dist cdist",
+    total: "linalg_norm linalg_vector_norm nansum norm sum",
     addmm: "addmm addmv baddbmm",
     einsum: "einsum",
     attention: "scaled_dot_product_attention",
@@ -47,26 +59,36 @@ OPERATIONS: dict[Rule, str] = {
     weight_norm: "_weight_norm",
     # element by element
     meet: """
-        __and__ __or__ __xor__ abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh
-        bitwise_and bitwise_not bitwise_or bitwise_xor ceil celu clamp clamp_max clamp_min clip
-        copy copysign cos cosh div divide elu eq erf erfc exp exp2 expm1 floor floor_divide fmax
-        fmin fmod frac ge gelu greater gt hardshrink hardsigmoid hardswish hardtanh isfinite isinf
-        isnan le leaky_relu lerp less log log10 log1p log2 log_sigmoid logaddexp logical_and
-        logical_not logical_or logical_xor logit lt masked_fill max.other maximum min.other
-        minimum mish nan_to_num ne neg pow reciprocal relu relu6 remainder round rsqrt rsub selu
-        sgn sigmoid sign silu sin sinh softplus softshrink sqrt square sub subtract tan tanh
-        threshold true_divide trunc where
+        __and__ __lshift__ __or__ __rshift__ __xor__ abs absolute acos acosh add addcdiv addcmul angle
+        arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh bitwise_and
+        bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor ceil celu clamp
+        clamp_max clamp_min clip complex conj conj_physical copy copysign cos cosh deg2rad digamma div
+        divide elu eq erf erfc erfinv exp exp2 expm1 fix float_power floor floor_divide fmax fmin fmod
+        frac ge gelu greater greater_equal gt hardshrink hardsigmoid hardswish hardtanh heaviside hypot
+        isclose isfinite isinf isnan isneginf isposinf isreal ldexp le leaky_relu lerp less less_equal
+        lgamma log log10 log1p log2 log_sigmoid logaddexp logaddexp2 logical_and logical_not logical_or
+        logical_xor logit lt masked_fill max.other maximum min.other minimum mish nan_to_num ne neg
+        negative nextafter not_equal polar polygamma pow rad2deg reciprocal relu relu6 remainder round
+        rsqrt rsub selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink special_digamma
+        special_entr special_erf special_erfc special_erfinv special_exp2 special_expit special_expm1
+        special_gammaln special_log1p special_logit special_round special_sinc special_xlogy sqrt square
+        sub subtract tan tanh threshold true_divide trunc where xlogy
     """,
     scale: "mul multiply",
-    same: "_to_copy alias clone contiguous detach lift_fresh_copy positive to type_as",
+    same: """
+        _conj _to_copy alias clone contiguous detach imag lift_fresh_copy positive real
+        resolve_conj to type_as
+    """,
     dropout: "alpha_dropout dropout feature_alpha_dropout feature_dropout",
-    like: "empty_like fill full_like ones_like zeros_like",
+    like: "empty_like fill full_like ones_like zero zeros_like",
     # data movement, carried out on the labels
     move: """
-        _unsafe_view adjoint broadcast_to channel_shuffle expand flatten flip mT movedim permute
-        pixel_unshuffle ravel repeat repeat_interleave reshape squeeze swapaxes t tile transpose unflatten
-        unsqueeze view
+        _reshape_alias _unsafe_view adjoint atleast_1d atleast_2d atleast_3d channel_shuffle flatten
+        flip fliplr flipud mH mT matrix_H moveaxis movedim numpy_T permute pixel_unshuffle ravel
+        repeat_interleave reshape rot90 squeeze swapaxes swapdims t tile transpose unflatten unsqueeze
+        view
     """,
+    widen: "broadcast_to expand repeat",
     expand_as: "expand_as",
     view_as: "reshape_as view_as",
     pick: "index_select roll select unbind",
@@ -75,7 +97,18 @@ OPERATIONS: dict[Rule, str] = {
     index: "index",
     glu: "glu",
     shuffle: "pixel_shuffle",
-    cat: "cat concat",
+    cat: "cat concat concatenate",
+    stacked: "column_stack dstack hstack row_stack vstack",
+    together: "broadcast_tensors",
+    diagonal: "diagonal",
+    scatter: """
+        index_add index_copy index_fill scatter scatter_add scatter_reduce select_scatter
+        slice_scatter
+    """,
+    put: "index_put",
+    paired: "view_as_complex",
+    parted: "view_as_real",
+    slope: "rrelu",
     stack: "stack",
     pad: "constant_pad_nd pad",
     made: "empty full new_empty new_full new_ones new_zeros ones zeros",
@@ -84,18 +117,25 @@ OPERATIONS: dict[Rule, str] = {
     unfold: "unfold",
     sample: "grid_sampler",
     triangle: "tril triu",
-    gather: "gather",
+    gather: "gather take_along_dim",
     # what mixes elements along dimensions
     reduce: """
-        all amax amin any argmax argmin argsort count_nonzero cummax cummin cumprod cumsum
-        linalg_vector_norm log_softmax logcumsumexp logsumexp max mean median min nanmean nansum
-        norm prod softmax sort std std_mean sum topk var var_mean
+        all amax amin aminmax any argmax argmin argsort count_nonzero cummax cummin cumprod cumsum diff
+        fft_fft fft_fft2 fft_fftn fft_fftshift fft_hfft fft_ifft fft_ifft2 fft_ifftn fft_ifftshift
+        fft_ihfft fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2 fft_rfftn kthvalue log_softmax
+        logcumsumexp logsumexp max median min mode nanmean nanmedian prod softmax sort special_softmax
+        topk
     """,
+    measure: "mean std std_mean var var_mean",
+    unpool: "max_unpool2d max_unpool3d",
     spatial: """
-        _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact2d
+        _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d
+        _upsample_nearest_exact2d _upsample_nearest_exact3d
         adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
         adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool1d
-        max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices upsample_bicubic2d
+        max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices
+        reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
+        replication_pad3d upsample_bicubic2d
         upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d
         upsample_nearest3d upsample_trilinear3d
     """,

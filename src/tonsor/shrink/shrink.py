@@ -1,6 +1,5 @@
 """Remove what is zero from a model, in place and with a proof."""
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -8,12 +7,13 @@ from torch import Tensor, nn
 
 from tonsor.modes import evaluating
 from tonsor.sharded import is_sharded
+from tonsor.shrink.copies import masked_copy
 from tonsor.shrink.cut import slice_state
 from tonsor.shrink.decide import decide
 from tonsor.shrink.followed import Average, averages, check_average, follow_
 from tonsor.shrink.groups import ChannelGroups
 from tonsor.shrink.plan import Plan, plan_for
-from tonsor.shrink.proof import Unequal
+from tonsor.shrink.proof import Proof, Unequal
 from tonsor.shrink.shrunk import Shrunk, told
 from tonsor.shrink.survey import Reading, survey
 from tonsor.shrink.trace import MODEL_ERRORS, named_tensors
@@ -46,6 +46,9 @@ def shrink_(
     that are left, and the model's `forward` runs it from then on: the model stays the same object, trains
     and exports, and takes arguments as the example had them, of any batch size where the code allows it.
     The report says so, and names the number (`rewritten`).
+
+    With groups that may lose width (`channel_groups`, `width`), the masked copy takes each mean, variance and
+    norm over such channels over those that stay; the report names them (`narrowed`).
 
     A group of which not even that can be made equal keeps its units, and the report says why
     (`kept_back`); where no other group loses any, the shrink is refused.
@@ -84,8 +87,7 @@ def shrink_(
     followers = averages(ema)
     for average in followers:
         check_average(average, model)
-    masked = _copied(model)
-    apply_masks_(named_tensors(masked), masks)
+    masked = _copied(model, masks)
     with evaluating(masked):
         readings = survey(masked, groups)
     plan = plan_for(groups, readings, decide(groups, readings), masked)
@@ -133,10 +135,10 @@ def _check(model: nn.Module, groups: ChannelGroups, masks: Mapping[str, Tensor])
             )
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    """Return a copy of the model to try things on."""
+def _copied(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """Return a masked copy of the model to try things on."""
     try:
-        return copy.deepcopy(model)
+        return masked_copy(model, masks)
     except MODEL_ERRORS as error:
         raise ValueError(
             f"shrink.shrink_: {type(model).__name__} cannot be copied, and nothing is done without a "
@@ -148,21 +150,22 @@ def _proved(
     masked: nn.Module, plan: Plan, groups: ChannelGroups, readings: Sequence[Reading]
 ) -> tuple[Trial, Plan]:
     """Try the plan on a copy and compare; leave out the groups that are to blame if it fails."""
+    proof = Proof(masked, groups.trace.example)
     try:
-        return tried(masked, plan, groups), plan
+        return tried(proof, plan, groups), plan
     except Unequal as finding:
         blamed = [
             name
             for name in plan.decision.removed
             if _fails(
-                masked, plan_for(groups, readings, decide(groups, readings, only={name}), masked), groups
+                proof, plan_for(groups, readings, decide(groups, readings, only={name}), masked), groups
             )
         ]
         rest = set(plan.decision.removed) - set(blamed)
         if blamed and rest:
             less = plan_for(groups, readings, decide(groups, readings, only=rest), masked)
-            if less.decision.removed and not _fails(masked, less, groups):
-                return tried(masked, less, groups), less.without(plan.decision.removed, blamed, str(finding))
+            if less.decision.removed and not _fails(proof, less, groups):
+                return tried(proof, less, groups), less.without(plan.decision.removed, blamed, str(finding))
         listed = "; ".join(
             f"'{name}' ({groups.groups[name].describe()})" for name in blamed or plan.decision.removed
         )
@@ -172,10 +175,10 @@ def _proved(
         ) from finding
 
 
-def _fails(masked: nn.Module, plan: Plan, groups: ChannelGroups) -> bool:
+def _fails(proof: Proof, plan: Plan, groups: ChannelGroups) -> bool:
     """Say whether nothing makes a plan's copy equal."""
     try:
-        tried(masked, plan, groups, quick=True)
+        tried(proof, plan, groups, quick=True)
     except Unequal:
         return True
     return False

@@ -27,6 +27,8 @@ class Shrunk:
             and "rewritten".
         attributes: By module the numbers that were corrected, as `num_heads`.
         rewritten: Why the model's forward now runs its rewritten graph; empty where its own code runs.
+        narrowed: Norms and other statistics that lost channels. They are taken over the channels that stay,
+            and so they were in the masked model that outputs were compared with.
 
     Example:
         >>> print(Shrunk(removed={"0.weight": [1]}, before=10, after=6, folded=(), max_difference=0.0))
@@ -45,6 +47,7 @@ class Shrunk:
     plan: dict[str, Any] = field(default_factory=lambda: {"slices": {}, "biases": []}, repr=False)
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
     rewritten: str = ""
+    narrowed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
@@ -55,6 +58,7 @@ class Shrunk:
         lines += [f"{name}: took constants" for name in self.folded]
         lines += [f"{name}: does nothing and stays: {why}" for name, why in self.kept_back.items()]
         lines += [f"{path or 'the model'}: {_set(values)}" for path, values in self.attributes.items()]
+        lines += [f"over the channels that stay: {', '.join(self.narrowed)}"] if self.narrowed else []
         lines += [f"the forward runs the rewritten graph: {self.rewritten}"] if self.rewritten else []
         return "\n".join(lines)
 
@@ -84,7 +88,8 @@ def told(groups: ChannelGroups, plan: Plan, trial: Trial, before: int, after: in
         kept_back=kept_back,
         attributes=trial.attributes,
         rewritten=trial.reason,
-        plan=_with(plan.as_json(), trial),
+        narrowed=trial.narrowed,
+        plan=_with(plan.as_json(), trial) | groups.trace.freedom.as_json(),
     )
 
 

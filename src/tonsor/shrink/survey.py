@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from tonsor.shrink.compact import some
 from tonsor.shrink.groups import ChannelGroups
 from tonsor.shrink.interpret import Interpreter
 from tonsor.shrink.mixing import restless
-from tonsor.shrink.trace import Trace, gpus_of, named_tensors
+from tonsor.shrink.trace import MODEL_ERRORS, Trace, gpus_of, named_tensors
 from tonsor.shrink.value import Contraction
 
 BIASED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # modules that can be given a bias
@@ -49,14 +50,14 @@ class Reading:
 
     def blocked(self, gone: Tensor) -> Tensor:
         """Return the columns that must stay, given which labels go: those that are read in earnest."""
-        needed = (self.reads & ~gone[self.rows, None]).any(0)
+        needed = some(self.reads[~gone[self.rows]], 0)
         foldable = self.steady if self.bare and self.bias else self.steady & (self.constant == 0)
         return needed & ~foldable
 
     def folded(self, removed: Tensor) -> Tensor:
         """Return what the removed columns add to each row."""
-        some = (removed & self.reads.any(0) & (self.constant != 0)).nonzero().flatten()
-        return torch.where(self.reads[:, some], self.totals[:, some].double(), 0) @ self.constant[some]
+        own = (removed & (self.constant != 0) & some(self.reads, 0)).nonzero().flatten()
+        return torch.where(self.reads[:, own], self.totals[:, own].double(), 0) @ self.constant[own]
 
 
 def survey(model: nn.Module, groups: ChannelGroups) -> list[Reading]:
@@ -94,7 +95,12 @@ def survey(model: nn.Module, groups: ChannelGroups) -> list[Reading]:
         readings.append(_reading(contraction, groups.roots, _home(model, contraction, uses)))
 
     with torch.random.fork_rng(devices=gpus_of(model)):
-        Interpreter(trace, own, example, watch, set(groups.unruled)).run()
+        try:
+            Interpreter(trace, own, example, watch, set(groups.unruled)).run()
+        except MODEL_ERRORS as error:
+            raise ValueError(
+                f"shrink.shrink_: the graph of {type(model).__name__} cannot be run step by step: {error}"
+            ) from error
     runs = Counter(reading.bias for reading in readings)
     return [reading if runs[reading.bias] == 1 else replace(reading, bias="") for reading in readings]
 
@@ -125,7 +131,8 @@ def _reading(contraction: Contraction, roots: Tensor, bias: str) -> Reading:
     weight = contraction.full().detach()
     steady, constant = _constants(contraction)
     rows, columns = roots[contraction.rows], roots[contraction.columns]
-    reads = (weight != 0).any(2).cpu()
+    reads = (weight != 0).cpu()
+    reads = some(reads, 2) if weight.shape[2] != 1 else reads[..., 0]
     if torch.isin(columns[columns > 0], rows).any():
         reads &= rows[:, None] != columns  # a channel does not hold itself
     totals = (weight[..., 0] if weight.shape[2] == 1 else weight.sum(2)).cpu()
@@ -138,11 +145,14 @@ def _constants(contraction: Contraction) -> tuple[Tensor, Tensor]:
     real = x.real
     if real is None or not real.is_floating_point():
         return torch.zeros(channels, dtype=torch.bool), torch.zeros(channels, dtype=torch.float64)
-    values = _lines(real, contraction.dim).double().cpu()
     elsewhere = [dim for dim in range(x.ndim) if dim != contraction.dim]
-    live = _lines(x.whole(restless(x, elsewhere)), contraction.dim).any(0)
-    exact = torch.where((values == 0).all(0), 0, values[0])
-    return ~live, exact
+    live = _lines(restless(x, elsewhere), contraction.dim).any(0).expand(channels)
+    still = (~live).nonzero().flatten()
+    constant = torch.zeros(channels, dtype=torch.float64)
+    if len(still):
+        values = _lines(real.index_select(contraction.dim, still.to(real.device)), contraction.dim)
+        constant[still] = torch.where((values == 0).all(0), 0, values[0]).double().cpu()
+    return ~live, constant
 
 
 def _lines(tensor: Tensor, dim: int) -> Tensor:

@@ -1,17 +1,18 @@
 """A model's exported graph, and who its inputs are."""
 
 import inspect
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tonsor.modes import evaluating
+from tonsor.shrink.freedom import Freedom
+from tonsor.shrink.tidy import check_sizes, tidy_
 
 # What a model's own forward may raise.
 MODEL_ERRORS = (
@@ -39,6 +40,7 @@ class Trace:
         buffers: The first names that are buffers.
         example: The arguments as they were given: a tuple and a dict.
         specs: How arguments and results are put together, as pytree specifications.
+        freedom: What may lose channels when the graph is run on labels.
 
     Example:
         >>> trace_of(nn.Linear(2, 3), (torch.ones(1, 2),), {}).sources
@@ -54,6 +56,7 @@ class Trace:
     buffers: frozenset[str]
     example: tuple[tuple[Any, ...], dict[str, Any]]
     specs: tuple[Any, Any] = (None, None)
+    freedom: Freedom = field(default_factory=Freedom)
 
 
 def trace_of(
@@ -77,8 +80,14 @@ def trace_of(
     """
     from torch.utils._pytree import tree_leaves
 
-    program = _export(model, args, dict(kwargs), batch)
-    _tidy_(program.graph)
+    forget_(model)
+    try:
+        program = _export(model, args, dict(kwargs), batch)
+    finally:
+        forget_(model)
+    tidy_(program.graph)
+    if not batch:
+        check_sizes(program.graph, type(model).__name__)
     tensors = named_tensors(model)
     names = first_names(tensors)
     sources, constants, placeholders = {}, {}, []
@@ -97,13 +106,27 @@ def trace_of(
     return Trace(program.graph, sources, constants, inputs, names, shapes, buffers, example, specs)
 
 
-def _tidy_(graph: Any) -> None:
-    """Take out of a graph what does nothing: results that nobody uses, slices that take everything."""
-    for node in list(graph.nodes):
-        if node.target is torch.ops.aten.slice.Tensor and node.args[2:] == (0, sys.maxsize):
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
+def forget_(model: nn.Module) -> None:
+    """Let a model drop what its forward keeps between calls in eval mode, as caches of attention biases.
+
+    A module that keeps something has a `train` of its own, which drops it; its flags are left as they are.
+
+    Example:
+        >>> class Caching(nn.Module):
+        ...     def train(self, mode=True):
+        ...         self.cache = {}
+        ...         return super().train(mode)
+        >>> model = Caching().eval(); model.cache["bias"] = 1
+        >>> forget_(model); model.cache, model.training
+        ({}, False)
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    for module, _ in flags:
+        if type(module).train is not nn.Module.train:
+            with suppress(*MODEL_ERRORS):  # an exported graph refuses it
+                module.train(True)
+    for module, training in flags:
+        module.training = training
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -150,7 +173,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], bat
 
     with (
         evaluating(model),
-        _no_fast_path(),
+        _plainly(),
         torch.random.fork_rng(devices=gpus_of(model)),
         torch.enable_grad(),
         warnings.catch_warnings(),
@@ -185,11 +208,15 @@ def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 @contextmanager
-def _no_fast_path() -> Iterator[None]:
-    """Keep transformer layers from being one opaque operation."""
+def _plainly() -> Iterator[None]:
+    """Keep transformer layers from being one opaque operation, and nodes from naming lines of code."""
+    config: Any = torch.fx.config
     before = torch.backends.mha.get_fastpath_enabled()
+    silent = getattr(config, "do_not_emit_stack_traces", False)
     torch.backends.mha.set_fastpath_enabled(False)
+    config.do_not_emit_stack_traces = True  # a fifth of the time
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+        config.do_not_emit_stack_traces = silent

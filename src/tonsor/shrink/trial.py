@@ -1,23 +1,22 @@
 """Try a plan on a copy: as the module is, with its numbers corrected, with its graph in place of its code."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tonsor.shrink.attributes import correct_, corrected
+from tonsor.shrink.copies import twin
 from tonsor.shrink.forward import GraphForward
 from tonsor.shrink.groups import ChannelGroups
 from tonsor.shrink.kept import Kept, kept_of
 from tonsor.shrink.plan import Plan
-from tonsor.shrink.proof import Unequal, prove
+from tonsor.shrink.proof import Proof, Unequal
+from tonsor.shrink.reference import reference
 from tonsor.shrink.rewrite import rewritten
 from tonsor.shrink.trace import MODEL_ERRORS, Trace, trace_of
-
-Example: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,8 @@ class Trial:
         attributes: By module the numbers that are corrected.
         graph: The rewritten graph where the module's own code cannot run, and who its inputs are.
         reason: Why the code cannot run.
+        narrowed: The operations whose statistics were taken over the channels that stay in the model it
+            was compared with.
 
     Example:
         >>> Trial(0.0).graph is None
@@ -39,6 +40,7 @@ class Trial:
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
     graph: tuple[torch.fx.GraphModule, Trace] | None = None
     reason: str = ""
+    narrowed: tuple[str, ...] = ()
 
     def finish_(self, model: nn.Module) -> None:
         """Do to a sliced model what the copy needed beyond slicing."""
@@ -48,11 +50,11 @@ class Trial:
             object.__setattr__(model, "forward", GraphForward(model, module, trace).forward)
 
 
-def tried(masked: nn.Module, plan: Plan, groups: ChannelGroups, *, quick: bool = False) -> Trial:
-    """Return what makes a sliced copy equal to the masked model.
+def tried(proof: Proof, plan: Plan, groups: ChannelGroups, *, quick: bool = False) -> Trial:
+    """Return what makes a sliced copy equal to the masked model, or to its `reference`.
 
     Args:
-        masked: The model with zeros; it is only run and copied.
+        proof: Of the model with zeros, which is only run and copied.
         plan: What is sliced and folded.
         groups: The groups it came from.
         quick: Do not look for a graph of any batch size, nor for the fewest numbers.
@@ -66,35 +68,41 @@ def tried(masked: nn.Module, plan: Plan, groups: ChannelGroups, *, quick: bool =
         >>> from tonsor.shrink.plan import plan_for
         >>> model = nn.Sequential(nn.Linear(1, 3), nn.Linear(3, 1))
         >>> groups = channel_groups(model, torch.ones(1, 1))
-        >>> tried(model, plan_for(groups, [], Decision(groups.roots < 0, {}, ()), model), groups).reason
+        >>> plan = plan_for(groups, [], Decision(groups.roots < 0, {}, ()), model)
+        >>> tried(Proof(model, groups.trace.example), plan, groups).reason
         ''
     """
-    small = copy.deepcopy(masked)
+    small = twin(proof.masked, own=plan.folds)
     plan.apply_(small)
-    example = groups.trace.example
+    judge, kept = proof, None
+    narrowed: tuple[str, ...] = ()
+    if groups.trace.freedom.width:
+        kept = kept_of(groups, plan.decision.gone)
+        wide, narrowed = reference(proof.masked, groups.trace, kept)
+        judge = Proof(wide, groups.trace.example) if narrowed else proof
     try:
-        return Trial(prove(masked, small, example))
+        return Trial(judge.of(small), narrowed=narrowed)
     except Unequal as finding:
         first = finding
-    kept = kept_of(groups, plan.decision.gone)
-    for trial in _ways(masked, small, groups, kept, "" if quick else str(first)):
-        proved = _proved(masked, small, trial, example)
+    kept = kept or kept_of(groups, plan.decision.gone)
+    for trial in _ways(proof.masked, small, groups, kept, "" if quick else str(first)):
+        proved = _proved(judge, small, replace(trial, narrowed=narrowed))
         if proved is not None:
-            return proved if quick else _least(masked, small, proved, example)
+            return proved if quick else _least(judge, small, proved)
     raise first
 
 
-def _proved(masked: nn.Module, small: nn.Module, trial: Trial, example: Example) -> Trial | None:
+def _proved(proof: Proof, small: nn.Module, trial: Trial) -> Trial | None:
     """Return what was tried with its difference if it makes a copy equal."""
-    again = copy.deepcopy(small)
+    again = twin(small)
     trial.finish_(again)
     try:
-        return replace(trial, difference=prove(masked, again, example))
+        return replace(trial, difference=proof.of(again))
     except Unequal:
         return None
 
 
-def _least(masked: nn.Module, small: nn.Module, trial: Trial, example: Example) -> Trial:
+def _least(proof: Proof, small: nn.Module, trial: Trial) -> Trial:
     """Leave attributes alone that equal a size by chance: those without which the copy is equal too."""
     for name in sorted({name for own in trial.attributes.values() for name in own}):
         rest = {
@@ -103,7 +111,7 @@ def _least(masked: nn.Module, small: nn.Module, trial: Trial, example: Example) 
         }
         fewer = {path: own for path, own in rest.items() if own}
         if fewer:
-            trial = _proved(masked, small, replace(trial, attributes=fewer), example) or trial
+            trial = _proved(proof, small, replace(trial, attributes=fewer)) or trial
     return trial
 
 
@@ -113,9 +121,11 @@ def _ways(
     """Yield what can be done: numbers corrected, the graph for any batch size, the graph as it is."""
     trace = groups.trace
     _, changes = rewritten(trace.graph, kept, trace.graph) or (None, [])
-    attributes = corrected(small, changes)
+    attributes, later = (corrected(small, changes, last=last) for last in (False, True))
     if attributes:
         yield Trial(0.0, attributes)
+    if later != attributes:
+        yield Trial(0.0, later)
     numbers = sorted({f"{change.old} in '{change.paths[0]}'" for change in changes})
     named = f"; numbers that are sizes there: {', '.join(numbers[:6])}" if numbers else ""
     free = _for_any_batch(masked, groups) if reason else None

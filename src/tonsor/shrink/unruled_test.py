@@ -24,24 +24,26 @@ class Between(nn.Module):
         return self.last(torch.relu(self.second(h)))
 
 
-def cast(h):
-    with torch.autocast("cpu", torch.bfloat16):
-        h = h @ torch.ones(8, 8)
-    return h.float()
-
-
 CASES = {
     "lstm": (
         lambda: Between(lambda h, m: m(h)[0], nn.LSTM(8, 5, batch_first=True, proj_size=3), width=3),
         "aten.lstm in inner.0: a projection of the hidden units",
     ),
-    "bilinear": (lambda: Between(lambda h, m: m(h, h), nn.Bilinear(8, 8, 5), width=5), "aten.bilinear"),
-    "einsum": (lambda: Between(lambda h: torch.einsum("bsi,bsi,bsi->bsi", h, h, h)), "aten.einsum"),
+    "distance": (
+        lambda: Between(lambda h: h * nn.functional.pairwise_distance(h, 2 * h)[..., None]),
+        "aten.pairwise_distance",
+    ),
+    "einsum": (
+        lambda: Between(lambda h: torch.einsum("bsii->bsi", h[..., None] * h[..., None, :])),
+        "a diagonal",
+    ),
     "fourier": (lambda: Between(lambda h: torch.fft.fft(h).real), "aten.fft_fft"),
-    "autocast": (lambda: Between(cast), "wrap_with_autocast"),
     "noise": (lambda: Between(lambda h: h + torch.randn_like(h)), "aten.randn_like"),
     "dropout": (lambda: Between(lambda h: nn.functional.dropout(h, 0.5, True)), "it draws random numbers"),
-    "norm": (lambda: Between(lambda h: h / h.norm(dim=-1, keepdim=True)), "aten.linalg_vector_norm"),
+    "norm": (
+        lambda: Between(lambda h: h / torch.linalg.vector_norm(h, 0, -1, keepdim=True)),
+        "zeros count in it",
+    ),
     "softmax": (lambda: Between(lambda h: h.softmax(-1)), "aten.softmax"),
     "positions": (lambda: Between(lambda h: h.roll(1, -1)), "aten.roll"),
     "parts": (lambda: Between(lambda h: h[..., ::3], width=3), "aten.slice"),

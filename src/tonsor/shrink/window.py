@@ -6,7 +6,7 @@ from tonsor.shrink.elementwise import meet_values
 from tonsor.shrink.labels import Labels, varying
 from tonsor.shrink.mixing import mix
 from tonsor.shrink.move import carry
-from tonsor.shrink.value import Call, Value, dims_of
+from tonsor.shrink.value import Call, NoRule, Value, dims_of
 
 
 def im2col(call: Call, labels: Labels, /) -> Value:
@@ -71,11 +71,13 @@ def gather(call: Call, labels: Labels, /) -> Value:
 
     An index without labels along another dimension was widened to it, and is cut to what is left.
     """
-    value, index = call.given["self"], call.given["index"]
+    value, index = call.values
+    if call.given["dim"] is None:
+        raise NoRule("it counts all elements")
     dim = dims_of(call.given["dim"], value.ndim)[0]
     sizes = [1 if own == dim else size for own, size in enumerate(value.shape)]
-    whole = _without(value, dim, index.shape, labels, call.name)
-    chosen = _without(index, dim, index.shape, labels, call.name)
+    whole = _without(value, dim, call.shape, labels, call.name)
+    chosen = _without(index, dim, call.shape, labels, call.name)
     kept = Value(tuple(sizes), whole, value.live.any().reshape((1,) * value.ndim), value.fixed)
     labelled = {own for layer in chosen for own in varying(layer)}
     widened = tuple(size if own in labelled | {dim} else 1 for own, size in enumerate(call.shape))

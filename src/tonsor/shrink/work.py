@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 from tonsor.shrink.factors import FACTORS, RECURRENT, shape_of
+from tonsor.shrink.interpret import BLOCKS
 from tonsor.shrink.node import bind, key
 from tonsor.shrink.trace import Trace
 
@@ -122,10 +123,12 @@ class _Counter:
 
     def _call(self, node: Any, flows: list[Flow], known: dict[Any, Flow]) -> Flow:
         """Return what one operation makes, and count it."""
-        if str(node.target) == "wrap_with_set_grad_enabled":
-            graph = getattr(node.graph.owning_module, node.args[1].target).graph
+        if str(node.target) in BLOCKS:
+            place = BLOCKS[str(node.target)]
+            graph = getattr(node.graph.owning_module, node.args[place].target).graph
             inner = [n for n in graph.nodes if n.op == "placeholder"]
-            return self.walk(graph, {n: known[arg] for n, arg in zip(inner, node.args[2:], strict=True)})
+            given = node.args[place + 1 :]
+            return self.walk(graph, {n: known[arg] for n, arg in zip(inner, given, strict=True)})
         if not hasattr(node.target, "_schema"):
             return _joined(flows)
         name = key(node.target, overload=False)

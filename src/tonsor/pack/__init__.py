@@ -1,0 +1,27 @@
+"""A model becomes few bytes: shared values, positions of zeros, entropy coding, and a file of them."""
+
+from tonsor.pack.by_kmeans import kmeans as kmeans
+from tonsor.pack.by_step import uniform as uniform
+from tonsor.pack.centroids import Centroids as Centroids
+from tonsor.pack.centroids import finetune_ as finetune_
+from tonsor.pack.coders import CODERS as CODERS
+from tonsor.pack.coding import POSITIONS as POSITIONS
+from tonsor.pack.coding import Coding as Coding
+from tonsor.pack.entry import Entry as Entry
+from tonsor.pack.file import load as load
+from tonsor.pack.file import save as save
+from tonsor.pack.find_bits import Chosen as Chosen
+from tonsor.pack.find_bits import find_bits as find_bits
+from tonsor.pack.listing import listing as listing
+from tonsor.pack.packed import Packed as Packed
+from tonsor.pack.packed import pack as pack
+from tonsor.pack.packed import unpack as unpack
+from tonsor.pack.share import Bits as Bits
+from tonsor.pack.share import share as share
+from tonsor.pack.shared import Shared as Shared
+from tonsor.pack.shared import Sharing as Sharing
+
+SHARINGS: dict[str, Sharing] = {
+    "kmeans": kmeans,
+    "uniform": uniform,
+}
