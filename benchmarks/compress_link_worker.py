@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from compress_methods import METHODS
+from compress_methods import METHODS, PLAIN
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
@@ -21,7 +21,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from tonsor.compress import compress_ddp
+from tonsor.compress import auto, compress_ddp
 from tonsor.examples.data import fashion_mnist
 from tonsor.examples.models import mlp
 
@@ -54,18 +54,19 @@ def torch_power(rank: int) -> Callable[[DistributedDataParallel], None]:
     return hook
 
 
-def ours(name: str) -> Callable[[DistributedDataParallel], None]:
+def ours(name: str) -> Callable[[DistributedDataParallel], object]:
     """Return what compresses with one of our methods."""
-    return lambda model: compress_ddp(model, METHODS[name]()) and None
+    return lambda model: compress_ddp(model, METHODS[name]())
 
 
-WAYS: dict[str, Callable[[DistributedDataParallel], None]] = {
+WAYS: dict[str, Callable[[DistributedDataParallel], object]] = {
     "no communication": noop,
     "DDP": plain,
     "torch fp16": torch_half,
     "torch PowerSGD, rank 1": torch_power(1),
     "torch PowerSGD, rank 2": torch_power(2),
     **{name: ours(name) for name in METHODS if name != "dense"},
+    "auto": auto,
 }
 
 
@@ -77,13 +78,14 @@ def batches(rank: int, size: int, steps: int) -> list[tuple[Tensor, Tensor]]:
     return [(inputs[chosen].flatten(1), targets[chosen]) for chosen in mine]
 
 
-def trained(way: Callable[[DistributedDataParallel], None], data: Any, held: Any) -> dict[str, Any]:
+def trained(name: str, data: Any, held: Any) -> dict[str, Any]:
     """Train once and return the figures of this worker."""
     torch.manual_seed(0)
-    whole = 1000 if way.__qualname__.startswith("torch_power") else 25  # torch's deadlocks with two buckets
+    whole = 1000 if name.startswith("torch PowerSGD") else 25  # it deadlocks with two buckets
     model = DistributedDataParallel(mlp(sizes=SIZES), bucket_cap_mb=whole)
-    way(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
+    WAYS[name](model)
+    momentum = 0.0 if name in PLAIN else 0.9
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=momentum)
     times, losses, sent = [], [], 0
     for step, (inputs, targets) in enumerate(data):
         if step == WARM:
@@ -125,7 +127,7 @@ def main() -> None:
     data = batches(rank, size, arguments.steps)
     inputs, targets = fashion_mnist()["valid"].tensors
     for name in arguments.only:
-        own = trained(WAYS[name], data, (inputs.flatten(1), targets))
+        own = trained(name, data, (inputs.flatten(1), targets))
         rows: list[Any] = [None] * size
         dist.all_gather_object(rows, own)
         if rank == 0:
