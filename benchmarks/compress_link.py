@@ -1,199 +1,117 @@
-"""Is training over a slow link faster with compressed gradients, and is its loss the same?
+"""How much faster does compression make a training step, over which link?
 
-Several hosts on one machine (network namespaces) train 8.3M parameters on Fashion-MNIST over a link of
-limited bandwidth, uncompressed, with torch's own hooks and with tonsor's rules. Needs root, and a script
-`LAB` that makes the hosts: `up N RATE`, `run COMMAND` once on each with RANK, WORLD_SIZE and MASTER_ADDR set,
-`down`:
+Hosts are network namespaces joined by a link of limited bandwidth (needs root; NETLAB names the script):
 
-    python benchmarks/compress_link.py --lab LAB --hosts 2 4 --rates 100mbit 1gbit none
+    NETLAB=netlab.sh python benchmarks/compress_link.py --hosts 2 4 --rates 100mbit 1gbit none
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Mapping
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from results import markdown, write_section
-from torch import nn
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
-from torch.nn.parallel import DistributedDataParallel
 
-from tonsor.compress import ErrorFeedback, PowerSGD, TopK, compress_ddp
-from tonsor.examples import fashion_mnist
-
-BATCH = 16  # samples a host and step
-FIRST = 2  # steps before the buckets are made and torch's PowerSGD begins
-TAIL = 10  # steps whose mean loss is told
-SENT = Path("/sys/class/net/ve0/statistics/tx_bytes")
-Meet = Callable[[DistributedDataParallel], Any]  # puts a method on a model
+HERE = Path(__file__).parent
+FIXED = 0.9  # the loss to which the time is taken, of the mean of the last WINDOW steps over all workers
+WINDOW = 10
 
 
-def ours(make: Callable[[], Any]) -> Meet:
-    """Return what puts one of tonsor's rules, with error feedback, on a model."""
-    return lambda model: compress_ddp(model, ErrorFeedback(make()))
-
-
-def torch_powersgd(model: DistributedDataParallel, *, rank: int) -> None:
-    """Put torch's own PowerSGD on a model, compressing from the second step on."""
-    state = powerSGD_hook.PowerSGDState(None, rank, start_powerSGD_iter=FIRST)
-    model.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
-
-
-def torch_half(model: DistributedDataParallel) -> None:
-    """Put torch's half precision on a model."""
-    model.register_comm_hook(None, default_hooks.fp16_compress_hook)
-
-
-# torch's PowerSGD deadlocks on gloo with more than one bucket, so it gets one.
-METHODS: Mapping[str, tuple[Meet, int]] = {
-    "no messages at all": (lambda model: model.register_comm_hook(None, _silent), 25),
-    "plain DDP": (lambda model: None, 25),
-    "torch fp16": (torch_half, 25),
-    "torch PowerSGD 1": (partial(torch_powersgd, rank=1), 1000),
-    "torch PowerSGD 4": (partial(torch_powersgd, rank=4), 1000),
-    "PowerSGD 1": (ours(partial(PowerSGD, rank=1)), 25),
-    "PowerSGD 4": (ours(partial(PowerSGD, rank=4)), 25),
-    "TopK 1 %": (ours(partial(TopK, density=0.01)), 25),
-    "TopK 0.1 %": (ours(partial(TopK, density=0.001)), 25),
-}
-
-
-def _silent(_: object, bucket: Any) -> torch.futures.Future[torch.Tensor]:
-    """Take this worker's gradient for the mean."""
-    future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-    future.set_result(bucket.buffer())
-    return future
-
-
-def build() -> nn.Module:
-    """Return a network of 8.3M parameters."""
-    torch.manual_seed(0)
-    sizes = [784, 1536, 1536, 1536, 1536]
-    layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(sizes)]
-    return nn.Sequential(*layers, nn.Linear(1536, 10))
-
-
-def train(meet: Meet, cap: int, steps: int, data: tuple[torch.Tensor, torch.Tensor]) -> dict[str, Any]:
-    """Train and return time, loss and bytes of every step, the loss as the mean over the hosts."""
-    rank, size = dist.get_rank(), dist.get_world_size()
-    model = DistributedDataParallel(build(), bucket_cap_mb=cap)
-    meet(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    order = torch.randperm(len(data[0]), generator=torch.Generator().manual_seed(0))
-    rows: list[tuple[float, float]] = []
-    for step in range(steps):
-        if step == FIRST:
-            dist.barrier()
-            before = int(SENT.read_text())
-        picked = order[(step * size + rank) * BATCH :][:BATCH]
-        began = time.perf_counter()
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(data[0][picked]), data[1][picked])
-        loss.backward()
-        optimizer.step()
-        rows.append((time.perf_counter() - began, loss.item()))
-    dist.barrier()
-    sent = (int(SENT.read_text()) - before) / (steps - FIRST)
-    losses = torch.tensor([loss for _, loss in rows])
-    dist.all_reduce(losses)
-    return {"seconds": [s for s, _ in rows], "losses": (losses / size).tolist(), "sent": sent}
-
-
-def play(names: list[str], steps: int, out: str) -> None:
-    """Be one host: train with every method in turn; the first one writes down what it saw."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    part = fashion_mnist(flat=True)["train"].tensors
-    seen = {name: train(*METHODS[name], steps, (part[0], part[1])) for name in names}
-    dist.barrier()
-    if dist.get_rank() == 0:
-        Path(out).write_text(json.dumps(seen))
-    sys.stdout.flush()
-    os._exit(0)  # gloo may abort a host whose neighbour has left before it
-
-
-def in_lab(lab: str, hosts: int, rate: str, names: list[str], steps: int) -> dict[str, Any]:
-    """Make the hosts, let them train, take them down, and return what the first one saw."""
-    out = Path(tempfile.mkdtemp()) / "seen.json"
-    subprocess.run([lab, "up", str(hosts), rate], check=True)
-    play_one = [sys.executable, __file__, "--play", str(out), "--steps", str(steps), "--methods", *names]
+def cell(netlab: str, hosts: int, rate: str, out: Path, steps: int, only: list[str]) -> None:
+    """Measure every method on so many hosts and one bandwidth."""
+    worker = [sys.executable, str(HERE / "compress_link_worker.py"), "--out", str(out), "--steps", str(steps)]
+    done = {row["way"] for row in read(out)}
+    left = [name for name in only if name not in done]
+    if not left:
+        return
+    subprocess.run([netlab, "down"], check=True)
+    subprocess.run([netlab, "up", str(hosts), rate], check=True)
     try:
-        subprocess.run([lab, "run", *play_one], check=True)
-    finally:
-        subprocess.run([lab, "down"], check=True)
-    seen: dict[str, Any] = json.loads(out.read_text())
-    return seen
-
-
-def smooth(losses: list[float]) -> list[float]:
-    """Return the mean loss of the last steps at every step."""
-    return [statistics.fmean(losses[max(0, end - TAIL) : end]) for end in range(1, len(losses) + 1)]
-
-
-def table(seen: Mapping[str, Any]) -> str:
-    """Return the table of one number of hosts and one rate."""
-    plain = seen["plain DDP"]
-    dense = statistics.median(plain["seconds"][FIRST:])
-    goal = smooth(plain["losses"])[-1]
-    rows: list[list[object]] = []
-    for name, figures in seen.items():
-        times = figures["seconds"]
-        step = statistics.median(times[FIRST:])
-        reached = [i for i, loss in enumerate(smooth(figures["losses"])) if i >= TAIL and loss <= goal]
-        rows.append(
-            [
-                name,
-                f"{1000 * step:,.0f}",
-                f"{1000 * min(times[FIRST:]):,.0f}-{1000 * max(times[FIRST:]):,.0f}",
-                f"{dense / step:.1f}x",
-                f"{figures['sent'] / 1e6:.3f}",
-                f"{smooth(figures['losses'])[-1]:.4f}",
-                f"{sum(times[: reached[0] + 1]):.1f}" if reached else "not reached",
-            ]
+        subprocess.run(
+            [netlab, "run", *worker, "--only", *left], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
         )
-    head = ["method", "ms a step", "from-to", "faster", "MB sent a step", "loss", "s to plain's loss"]
-    return markdown(head, rows)
+    finally:
+        subprocess.run([netlab, "down"], check=True)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the methods that have been measured."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def speed(row: dict[str, Any]) -> tuple[float, float, float]:
+    """Return median and quartile range in ms of the slowest worker, and the bytes a worker sent."""
+    steps = [max(times) for times in zip(*(worker["seconds"] for worker in row["workers"]), strict=True)]
+    low, middle, high = statistics.quantiles(steps, n=4)
+    return 1e3 * middle, 1e3 * (high - low), statistics.mean(worker["sent"] for worker in row["workers"])
+
+
+def steps_to_loss(row: dict[str, Any]) -> float:
+    """Return after how many steps the mean training loss of the last steps is low enough."""
+    losses = [statistics.mean(at) for at in zip(*(w["losses"] for w in row["workers"]), strict=True)]
+    ends = range(WINDOW, len(losses) + 1)
+    return next((end for end in ends if statistics.mean(losses[end - WINDOW : end]) <= FIXED), math.nan)
+
+
+def table(rows: list[dict[str, Any]], long: dict[str, dict[str, Any]]) -> str:
+    """Return one cell's table: times from the cell itself, losses from the long run without a limit."""
+    plain = next(speed(row)[0] for row in rows if row["way"] == "DDP")
+    lines: list[list[object]] = []
+    for row in rows:
+        (ms, spread, sent), name = speed(row), row["way"]
+        learned = ["", ""]
+        if name in long and name != "no communication":
+            final = long[name]["workers"][0]["final"]
+            apart = final / long["DDP"]["workers"][0]["final"] - 1
+            learned = [f"{final:.3f} ({apart:+.1%})", f"{steps_to_loss(long[name]) * ms / 1e3:.1f}"]
+        lines.append(
+            [name, f"{ms:.0f}", f"{spread:.0f}", f"{plain / ms:.1f}x", f"{sent / 1e6:.3f}", *learned]
+        )
+    header = ["method", "ms a step", "spread", "against DDP", "MB sent", "loss", f"s to loss {FIXED}"]
+    return markdown(header, lines)
 
 
 def main() -> None:
-    """Play one host, or run the laboratory and write the section."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--lab", help="The script that makes the hosts.")
-    options.add_argument("--hosts", type=int, nargs="+", default=[2, 4])
-    options.add_argument("--rates", nargs="+", default=["100mbit", "1gbit", "none"])
-    options.add_argument("--steps", type=int, default=60)
-    options.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    options.add_argument("--play", help=argparse.SUPPRESS)
-    asked = options.parse_args()
-    if asked.play:
-        play(asked.methods, asked.steps, asked.play)
-        return
-    names = [*dict.fromkeys(["plain DDP", *asked.methods])]
-    parts = []
-    for hosts in asked.hosts:
-        for rate in asked.rates:
-            seen = in_lab(asked.lab, hosts, rate, names, asked.steps)
-            parts.append(f"### {hosts} hosts, {rate}\n\n{table(seen)}")
-    told = (
-        f"8.3M parameters, Fashion-MNIST, {BATCH} samples a host, {asked.steps} steps, gloo, one thread a "
-        f"host; the first {FIRST} steps count in nothing but the loss, which is the mean of the last {TAIL} "
-        "steps over all hosts. All hosts share the processors of one machine; the link has no delay of its "
-        "own."
-    )
-    write_section(
-        "Compression over a slow link", "python benchmarks/compress_link.py", "\n\n".join([told, *parts])
-    )
+    """Measure what is not there yet and write the section."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--hosts", nargs="+", type=int, default=[2, 4])
+    parser.add_argument("--rates", nargs="+", default=["100mbit", "1gbit", "none"])
+    parser.add_argument("--steps", type=int, default=33)
+    parser.add_argument("--long", type=int, default=300, help="steps without a limit, for the losses")
+    parser.add_argument("--cache", type=Path, default=Path("runs/compress_link"))
+    parser.add_argument("--only", nargs="+")
+    arguments = parser.parse_args()
+    from compress_link_worker import WAYS
+
+    arguments.cache.mkdir(parents=True, exist_ok=True)
+    parts = [ABOUT.format(steps=arguments.steps, long=arguments.long)]
+    for hosts in arguments.hosts:
+        long: dict[str, dict[str, Any]] = {}
+        for rate in sorted(arguments.rates, key="none".__ne__):  # the long runs first
+            out = arguments.cache / f"{rate}-{hosts}.jsonl"
+            steps = arguments.long if rate == "none" else arguments.steps
+            cell(os.environ["NETLAB"], hosts, rate, out, steps, arguments.only or list(WAYS))
+            rows = read(out)
+            long = {row["way"]: row for row in rows} if rate == "none" else long
+            limit = "no limit" if rate == "none" else rate
+            parts.append(f"### {hosts} hosts, {limit}\n\n{table(rows, long)}")
+    write_section("Compression over a link", "python benchmarks/compress_link.py", "\n\n".join(parts))
+
+
+ABOUT = """An MLP of 8.3M parameters (33 MB of gradients) on Fashion-MNIST, 16 images a worker, SGD with
+momentum, all from the same weights with the same batches. Hosts are network namespaces on one
+machine, which share its two cores; the link limits bandwidth and adds no delay. A step takes as
+long as its slowest worker; median and distance of the quartiles of {steps} steps, without the
+first three. MB sent are a worker's and step's, counted by the network device, with all headers.
+The loss does not depend on the link: it is that of the validation images after {long} steps
+without a limit (in brackets against DDP), and the last column is the steps to a mean training
+loss of ten steps times the step's time here. torch's PowerSGD has one bucket, because with two it
+deadlocks on gloo; its first two steps are dense."""
 
 
 if __name__ == "__main__":

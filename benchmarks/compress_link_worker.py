@@ -1,0 +1,142 @@
+"""One worker of `compress_link.py`: trains with each method in turn and writes what it measured.
+
+Started once on each host, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set, as torchrun does.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from compress_methods import METHODS, PLAIN
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from tonsor.compress import auto, compress_ddp
+from tonsor.examples.data import fashion_mnist
+from tonsor.examples.models import mlp
+
+SIZES = (784, 1536, 1536, 1536, 1536, 10)  # 8.3M parameters
+BATCH, RATE, WARM = 16, 0.05, 3  # samples a worker; learning rate; steps before the clock counts
+SENT = Path("/sys/class/net/ve0/statistics/tx_bytes")
+
+
+def plain(model: DistributedDataParallel) -> None:
+    """Leave DDP as it is."""
+
+
+def noop(model: DistributedDataParallel) -> None:
+    """Send nothing: the floor; the replicas go apart."""
+    model.register_comm_hook(None, noop_hook)
+
+
+def torch_half(model: DistributedDataParallel) -> None:
+    """Compress with torch's own hook."""
+    model.register_comm_hook(None, fp16_compress_hook)
+
+
+def torch_power(rank: int) -> Callable[[DistributedDataParallel], None]:
+    """Return what compresses with torch's own PowerSGD."""
+
+    def hook(model: DistributedDataParallel) -> None:
+        state = PowerSGDState(None, matrix_approximation_rank=rank, start_powerSGD_iter=2)
+        model.register_comm_hook(state, powerSGD_hook)
+
+    return hook
+
+
+def ours(name: str) -> Callable[[DistributedDataParallel], object]:
+    """Return what compresses with one of our methods."""
+    return lambda model: compress_ddp(model, METHODS[name]())
+
+
+WAYS: dict[str, Callable[[DistributedDataParallel], object]] = {
+    "no communication": noop,
+    "DDP": plain,
+    "torch fp16": torch_half,
+    "torch PowerSGD, rank 1": torch_power(1),
+    "torch PowerSGD, rank 2": torch_power(2),
+    **{name: ours(name) for name in METHODS if name != "dense"},
+    "auto": auto,
+}
+
+
+def batches(rank: int, size: int, steps: int) -> list[tuple[Tensor, Tensor]]:
+    """Return this worker's mini-batches, the same for every method."""
+    inputs, targets = fashion_mnist()["train"].tensors
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
+    mine = order[: steps * size * BATCH].view(steps, size, BATCH)[:, rank]
+    return [(inputs[chosen].flatten(1), targets[chosen]) for chosen in mine]
+
+
+def trained(name: str, data: Any, held: Any) -> dict[str, Any]:
+    """Train once and return the figures of this worker."""
+    torch.manual_seed(0)
+    whole = 1000 if name.startswith("torch PowerSGD") else 25  # it deadlocks with two buckets
+    model = DistributedDataParallel(mlp(sizes=SIZES), bucket_cap_mb=whole)
+    WAYS[name](model)
+    momentum = 0.0 if name in PLAIN else 0.9
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=momentum)
+    times, losses, sent = [], [], 0
+    for step, (inputs, targets) in enumerate(data):
+        if step == WARM:
+            sent = wire()
+        started = time.perf_counter()
+        loss = cross_entropy(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        times.append(time.perf_counter() - started)
+        losses.append(loss.item())
+    dist.barrier()
+    with torch.no_grad():
+        final = cross_entropy(model.module(held[0]), held[1])
+    dist.all_reduce(final)
+    return {
+        "seconds": times[WARM:],
+        "losses": losses,
+        "sent": (wire() - sent) / (len(times) - WARM),
+        "final": final.item() / dist.get_world_size(),
+    }
+
+
+def wire() -> int:
+    """Return what this host has sent so far; 0 where there is no such device."""
+    return int(SENT.read_text()) if SENT.exists() else 0
+
+
+def main() -> None:
+    """Train with each method in turn; the first worker writes the figures of all."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=23)
+    parser.add_argument("--only", nargs="+", default=list(WAYS))
+    arguments = parser.parse_args()
+    dist.init_process_group("gloo")
+    rank, size = dist.get_rank(), dist.get_world_size()
+    data = batches(rank, size, arguments.steps)
+    inputs, targets = fashion_mnist()["valid"].tensors
+    for name in arguments.only:
+        own = trained(name, data, (inputs.flatten(1), targets))
+        rows: list[Any] = [None] * size
+        dist.all_gather_object(rows, own)
+        if rank == 0:
+            with arguments.out.open("a") as file:
+                file.write(json.dumps({"way": name, "workers": rows}) + "\n")
+            print(name, f"{sorted(own['seconds'])[len(own['seconds']) // 2] * 1e3:.0f} ms", flush=True)
+    dist.barrier()
+    os._exit(0)  # gloo may abort when a peer has closed first
+
+
+if __name__ == "__main__":
+    main()
