@@ -1,0 +1,209 @@
+"""Does a whole training with compressed gradients end where one without does?
+
+Two workers on this machine train LeNet-5 on Fashion-MNIST and a character LSTM on a text, with every method
+and three seeds; each run is a line of a file, so that a stopped benchmark goes on:
+
+    TONSOR_TEXT=shakespeare.txt python benchmarks/compress_full.py --cache runs/compress_full
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from compress_methods import METHODS, PLAIN
+from results import markdown, write_section
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from tonsor.compress import compress_ddp
+from tonsor.examples.corpus import find_text
+from tonsor.examples.data import fashion_mnist
+from tonsor.examples.models import char_lstm, lenet_5
+from tonsor.schedule import cosine
+
+LENGTH = 64  # characters of a piece of text
+PLOT = Path(__file__).parent / "compress_full.svg"
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Say what is trained and how: batch is a worker's, and quality is better when higher."""
+
+    build: Callable[[], nn.Module]
+    data: Callable[[], tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]
+    batch: int
+    steps: int
+    rate: float
+    unit: str
+
+
+def images() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return inputs and targets of Fashion-MNIST, to train and to test."""
+    parts = fashion_mnist()
+    return parts["train"].tensors, parts["test"].tensors
+
+
+def text() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return pieces of the text and the characters that follow, to train and held out."""
+    characters = torch.frombuffer(bytearray(find_text(limit=2_000_000)), dtype=torch.uint8).long()
+    pieces = characters[: len(characters) // (LENGTH + 1) * (LENGTH + 1)].view(-1, LENGTH + 1)
+    learned, held = pieces.split([len(pieces) - 512, 512])
+    return (learned[:, :-1], learned[:, 1:]), (held[:, :-1], held[:, 1:])
+
+
+TASKS = {
+    "LeNet-5": Task(lenet_5, images, 32, 1500, 0.02, "accuracy, %"),
+    "char LSTM": Task(lambda: char_lstm(embedding=32, hidden=192), text, 16, 1500, 2.0, "bits a character"),
+}
+
+
+def loss_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean loss of an image or of a character."""
+    found = model(inputs)
+    return cross_entropy(found.flatten(0, -2), targets.flatten())
+
+
+def quality(task: str, model: nn.Module, held: tuple[Tensor, Tensor]) -> float:
+    """Return the accuracy in percent, or the bits a character needs."""
+    with torch.no_grad():
+        if task == "LeNet-5":
+            hits = [
+                (model(x).argmax(1) == y).sum() for x, y in zip(*(t.split(500) for t in held), strict=True)
+            ]
+            return 100 * float(sum(hits)) / len(held[1])
+        return float(loss_of(model, *held)) / math.log(2)
+
+
+def batches(task: Task, data: tuple[Tensor, Tensor], seed: int, rank: int, size: int) -> Batches:
+    """Yield this worker's mini-batches, the same for every method."""
+    chance = torch.Generator().manual_seed(seed)
+    for _ in range(task.steps):
+        chosen = torch.randint(len(data[0]), (size, task.batch), generator=chance)[rank]
+        yield data[0][chosen], data[1][chosen]
+
+
+def trained(name: str, method: str, seed: int) -> dict[str, Any]:
+    """Train once and return what came of it."""
+    task = TASKS[name]
+    torch.manual_seed(seed)
+    model = DistributedDataParallel(task.build())
+    comm = compress_ddp(model, METHODS[method]())
+    momentum = 0.0 if method in PLAIN else 0.9
+    optimizer = torch.optim.SGD(model.parameters(), lr=task.rate, momentum=momentum)
+    learned, held = task.data()
+    for step, (inputs, targets) in enumerate(batches(task, learned, seed, comm.rank, comm.size)):
+        warm = min(1.0, (step + 1) / 100)
+        falls = cosine(step, initial=1.0, final=0.0, stop=task.steps)
+        optimizer.param_groups[0]["lr"] = task.rate * warm * falls
+        optimizer.zero_grad()
+        loss_of(model, inputs, targets).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return {
+        "quality": quality(name, model.module.eval(), held),
+        "factor": comm.traffic().factor,
+        "sent": comm.bytes_sent,
+    }
+
+
+def work(cache: Path, names: list[str], seeds: int) -> None:
+    """Be one of the workers: do every run that is not in the file yet."""
+    dist.init_process_group("gloo")
+    done = {(row["task"], row["method"], row["seed"]) for row in read(cache)}
+    dist.barrier()
+    for seed, name, method in itertools.product(range(seeds), names, METHODS):
+        if (name, method, seed) in done:
+            continue
+        row = {"task": name, "method": method, "seed": seed, **trained(name, method, seed)}
+        if dist.get_rank() == 0:
+            with cache.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+    dist.barrier()
+    os._exit(0)
+
+
+def read(cache: Path) -> list[dict[str, Any]]:
+    """Return the runs so far."""
+    return [json.loads(line) for line in cache.read_text().splitlines()] if cache.exists() else []
+
+
+def told(name: str, rows: list[dict[str, Any]]) -> str:
+    """Return one task's table."""
+    at = {m: [r for r in rows if (r["task"], r["method"]) == (name, m)] for m in METHODS}
+    base = statistics.mean(row["quality"] for row in at["dense"])
+    lines: list[list[object]] = []
+    for method, found in at.items():
+        if not found:
+            continue
+        values = [row["quality"] for row in found]
+        mean, spread = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+        factor = statistics.mean(row["factor"] for row in found)
+        cells = [f"{factor:.1f}x", f"{mean:.2f} ± {spread:.2f}", f"{mean / base - 1:+.1%}", len(values)]
+        lines.append([method, *cells])
+    return markdown([name, "fewer bytes", TASKS[name].unit, "against dense", "seeds"], lines)
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """Draw quality against the factor, a panel a task."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "tonsor"
+    figure, axes = plt.subplots(1, len(TASKS), figsize=(5.5 * len(TASKS), 4.5), squeeze=False)
+    for axis, (name, task) in zip(axes[0], TASKS.items(), strict=True):
+        for method in METHODS:
+            own = [row for row in rows if (row["task"], row["method"]) == (name, method)]
+            if own:
+                x, y = (statistics.mean(row[key] for row in own) for key in ("factor", "quality"))
+                axis.plot(x, y, "o")
+                axis.annotate(method, (x, y), fontsize=6, xytext=(3, 3), textcoords="offset points")
+        axis.set(title=name, xscale="log", xlabel="fewer bytes, times", ylabel=task.unit)
+    figure.tight_layout()
+    figure.savefig(PLOT, metadata={"Date": None})
+
+
+def main() -> None:
+    """Start two workers for what is missing, then write the section."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cache", type=Path, default=Path("runs/compress_full/runs.jsonl"))
+    parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work:
+        work(arguments.cache, arguments.only, arguments.seeds)
+        return
+    arguments.cache.parent.mkdir(parents=True, exist_ok=True)
+    asked = ["--cache", str(arguments.cache), "--only", *arguments.only, "--seeds", str(arguments.seeds)]
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
+    subprocess.run([*run, "--work", *asked], check=True)
+    rows = read(arguments.cache)
+    draw(rows)
+    body = "\n\n".join([ABOUT, *(told(name, rows) for name in TASKS if any(r["task"] == name for r in rows))])
+    write_section("Compression: whole trainings", "python benchmarks/compress_full.py", body)
+
+
+ABOUT = """Two workers, SGD with momentum (DGC has its own), the norm of the mean gradient clipped to 1, 1500
+steps with a cosine rate; the same batches and first weights for every method. Fewer bytes: what a
+worker would have handed over in float32 over what it did, in the whole run, warm-ups and
+messages' heads included. The plot is `compress_full.svg`."""
+
+
+if __name__ == "__main__":
+    main()
