@@ -28,7 +28,7 @@ from tonsor.shrink.interpret import Interpreter
 from tonsor.shrink.nets_test import NETS, built
 from tonsor.shrink.proof import Proof
 
-REPEATS = 5
+REPEATS = 3
 ABOUT = """CPU seconds of one thread, median of {repeats} and range, the tools taking turns on a machine
 that had other work, the first turn not counted; half of the units of every group removed, L2 importance.
 tonsor's "remove" includes finding the masks, the masked and the sliced copy, slicing the model, and the
