@@ -86,5 +86,7 @@ def test_a_sharded_model_gets_the_mean_it_would_get_without_compression_or_under
 def test_a_sharded_model_sends_what_one_under_ddp_sends(seen):
     for each in seen:
         sharded, ddp = each["fsdp"]["traffic"]
-        assert sharded["bytes_sent"] == ddp["bytes_sent"] < 0.2 * sharded["bytes_dense"]
+        # a sparse message is coded bucket by bucket, and the two share gradients out differently
+        assert abs(sharded["bytes_sent"] - ddp["bytes_sent"]) <= 0.01 * ddp["bytes_sent"]
+        assert ddp["bytes_sent"] < 0.2 * sharded["bytes_dense"]
         assert (sharded["steps"], sharded["bytes_dense"]) == (ddp["steps"], ddp["bytes_dense"])

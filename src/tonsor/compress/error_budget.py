@@ -51,14 +51,14 @@ class ErrorBudget:
 
     Example:
         >>> from tonsor.compress import TopK
-        >>> rule = ErrorBudget(TopK(density=0.25), error=0.7)
+        >>> rule = ErrorBudget(TopK(density=0.25), error=0.75)
         >>> g = {"w": torch.ones(4, 4)}
         >>> for _ in range(3):
         ...     _ = rule(g, Comm())
         ...     print(rule.errors, rule.settings)    # a quarter of 16 equal elements leaves 3/4 of the energy
         {'w': 0.866...} {'w': 0.5}
-        {'w': 0.0} {'w': 0.5}
-        {'w': 0.0} {'w': 0.5}
+        {'w': 0.707...} {'w': 0.5}
+        {'w': 0.707...} {'w': 0.5}
     """
 
     def __init__(

@@ -62,7 +62,7 @@ class Proof:
     Example:
         >>> model = nn.Linear(2, 2)
         >>> proof = Proof(model, ((torch.ones(1, 2),), {}))
-        >>> proof.of(model), proof.of(copy.deepcopy(model))
+        >>> proof.of(model), proof.of(copied(model))
         (0.0, 0.0)
     """
 
