@@ -194,7 +194,7 @@ def _choose(
     """Return what a layer's times are, and the plan that follows from them."""
     tried = {way: SparseLayer(layer, {1: way}).eval() for way in WAYS if way != "dense"}
     times = {columns: timed(layer, tried, shape, seconds) for columns, shape in sizes.items()}
-    plan = {columns: fastest(times[columns], tuple(ways)) for columns in sizes}
+    plan = {columns: fastest(times[columns], ways) for columns in sizes}
     swapped = SparseLayer(layer, plan).eval()
     swap = "dense" not in ways
     if not swap and set(plan.values()) != {"dense"}:

@@ -60,8 +60,8 @@ def compiled() -> Compiled:
         True
     """
     compiler = find_compiler()
-    if compiler is None:
-        return Compiled(None, "no C++ compiler was found (CXX, c++, g++, clang++)")
+    if compiler is None or os.name != "posix":
+        return Compiled(None, "no C++ compiler was found (CXX, c++, g++, clang++; Linux or macOS)")
     return load(compiler, cache_folder())
 
 
