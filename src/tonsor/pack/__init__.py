@@ -1,4 +1,4 @@
-"""A model becomes few bytes: shared values, positions of zeros, entropy coding, a file of them, and layers that use zeros."""
+"""A model becomes few bytes, in memory and in a file; and fast ones, by layers that use the zeros."""
 
 from tonsor.pack.by_kmeans import kmeans as kmeans
 from tonsor.pack.by_step import uniform as uniform

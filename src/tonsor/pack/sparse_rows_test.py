@@ -1,10 +1,12 @@
+import itertools
+import platform
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tonsor.pack import sparse_rows
-from tonsor.pack.sparse_compiled import Compiled, compiled
+from tonsor.pack.sparse_compiled import FLAGS, Compiled, compiled, find_compiler, load
 from tonsor.pack.sparse_rows import plain_product, product_, product_of_columns, rows_of
 
 
@@ -28,7 +30,7 @@ def assert_close(out, weight, x, bias):
 @pytest.fixture(params=["compiled", "plain"])
 def either(request, monkeypatch):
     if request.param == "plain":
-        monkeypatch.setattr(sparse_rows, "compiled", lambda: Compiled(None, "none"))
+        monkeypatch.setitem(product_of_columns.__globals__, "compiled", lambda: Compiled(None, "none"))
     return request.param
 
 
@@ -141,7 +143,7 @@ def test_several_threads_give_the_same_bits():
 
 
 def test_the_plain_way_works_in_pieces(monkeypatch):
-    monkeypatch.setattr(sparse_rows, "PIECE", 10)
+    monkeypatch.setitem(plain_product.__globals__, "PIECE", 10)
     weight, x = sparse_weight(9, 8, 0.5), torch.randn(2, 8, 3)
     torch.testing.assert_close(plain_product(rows_of(weight), x), weight @ x)
 
@@ -156,3 +158,21 @@ def test_what_is_not_finite_stays_where_it_is():
 
 def test_this_machine_compiles_the_kernel():
     assert compiled().call is not None, compiled().told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [("-mavx2", "-mfma"), ()], ids=["8 lanes", "4 lanes"])
+def test_narrower_processors_compute_the_same(flags, tmp_path, monkeypatch):
+    if platform.machine() != "x86_64" or find_compiler() is None:
+        pytest.skip("the flags are those of one family of processors")
+    monkeypatch.setitem(load.__globals__, "FLAGS", (*FLAGS, "-O1"))
+    monkeypatch.setitem(load.__globals__, "FOR_HERE", (flags,))
+    narrow = load(find_compiler(), tmp_path)
+    assert narrow.call is not None, narrow.told
+    monkeypatch.setitem(product_of_columns.__globals__, "compiled", lambda: narrow)
+    weight, bias = sparse_weight(37, 45, 0.3), torch.randn(37)
+    for columns, turned, fed_turned in itertools.product(
+        (1, 3, 17, 64, 70, 130), (False, True), (False, True)
+    ):
+        x = torch.randn(45, columns).t() if fed_turned else torch.randn(columns, 45)
+        assert_close(product_of_columns(rows_of(weight), x, bias, turned=turned), weight, x, bias)

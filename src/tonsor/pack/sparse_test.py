@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tonsor.examples.models import lenet_5, resnet
-from tonsor.pack import SparseLayer, Timed, densify_, sparse, swap_sparse_
+from tonsor.pack import SparseLayer, Timed, densify_, swap_sparse_
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def clocked(monkeypatch, **ratios):
         known = {"dense": 1.0, "csr": 2.0, "kernel": 2.0, "int8": 2.0, "swapped": 1.0, **ratios}
         return Timed(known, {name: known[name] for name in ["dense", *ways]})
 
-    monkeypatch.setattr(sparse, "timed", timed)
+    monkeypatch.setitem(swap_sparse_.__globals__, "timed", timed)
 
 
 @pytest.mark.parametrize(("build", "shape"), [(lenet_5, (3, 1, 28, 28)), (resnet, (3, 1, 16, 16))])
@@ -172,7 +172,7 @@ def test_a_layer_that_is_slower_for_some_batch_stays_dense(monkeypatch):
         known = {"dense": 1.0, "kernel": 0.5 if shape[0] == 64 else 2.0, "swapped": 1.2}
         return Timed(known, {name: known.get(name, 3.0) for name in ["dense", *ways]})
 
-    monkeypatch.setattr(sparse, "timed", timed)
+    monkeypatch.setitem(swap_sparse_.__globals__, "timed", timed)
     model = pruned(nn.Sequential(nn.Linear(8, 8)))
     swapped = swap_sparse_(model, torch.ones(1, 8), batches=(1, 64), seconds=0)
     assert swapped.choices[0].plan == {1: "dense", 64: "kernel"}
@@ -181,7 +181,8 @@ def test_a_layer_that_is_slower_for_some_batch_stays_dense(monkeypatch):
 
 def test_a_model_that_becomes_slower_is_put_back(monkeypatch):
     clocked(monkeypatch, kernel=0.5)
-    monkeypatch.setattr(sparse, "summary", lambda taken: Timed({}, {"dense": 1.0, "swapped": 1.5}))
+    slow = Timed({}, {"dense": 1.0, "swapped": 1.5})
+    monkeypatch.setitem(swap_sparse_.__globals__, "summary", lambda taken: slow)
     model = pruned(nn.Sequential(nn.Linear(8, 8)))
     swapped = swap_sparse_(model, torch.ones(1, 8), seconds=0)
     assert type(model[0]) is nn.Linear

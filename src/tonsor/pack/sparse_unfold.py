@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from tonsor.pack.sparse_rows import product_
 
+PIECE = 1 << 22  # unfolded elements held at once
+
 
 def convolved(layer: Any, x: Tensor, /) -> Tensor:
     """Return the convolution of a layer that uses its zeros, in the way of its plan."""
@@ -23,8 +25,11 @@ def convolved(layer: Any, x: Tensor, /) -> Tensor:
         out: Tensor = shell._conv_forward(batch, weight, layer.bias)
     else:
         padded = _padded(shell, batch)
-        by = _by_kernel if name == "kernel" else _by_columns
-        out = by(layer, name, padded, sizes)
+        in_place = name == "kernel" and all(step == 1 for step in shell.stride)
+        pieces = [padded] if in_place else torch.split(padded, _samples_at_once(layer, sizes))
+        by = _in_place if in_place else _by_kernel if name == "kernel" else _by_columns
+        found = [by(layer, name, piece, sizes) for piece in pieces]
+        out = found[0] if len(found) == 1 else torch.cat(found)
     return out if x is batch else out[0]
 
 
@@ -58,6 +63,12 @@ def _padded(shell: Any, x: Tensor) -> Tensor:
     return x.contiguous()
 
 
+def _samples_at_once(layer: Any, sizes: Sequence[int]) -> int:
+    """Return how many samples are unfolded at once."""
+    features: int = layer.rows.features
+    return max(1, PIECE // max(1, features * prod(sizes)))
+
+
 def _by_columns(layer: Any, name: str, padded: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """Return the convolution by a way that takes a matrix."""
     patches = unfolded(layer._shell[0], padded, sizes)
@@ -67,13 +78,15 @@ def _by_columns(layer: Any, name: str, padded: Tensor, sizes: tuple[int, ...]) -
 
 
 def _by_kernel(layer: Any, name: str, padded: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Return the convolution by the kernel, unfolded."""
+    out = padded.new_empty(len(padded), layer.rows.number, *sizes)
+    product_(out.flatten(2), layer.rows, unfolded(layer._shell[0], padded, sizes), layer.bias)
+    return out
+
+
+def _in_place(layer: Any, name: str, padded: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """Return the convolution by the kernel: each weight reads the image from where its patch starts."""
-    shell = layer._shell[0]
-    number = layer.rows.number
-    if any(step != 1 for step in shell.stride):
-        out = padded.new_empty(len(padded), number, *sizes)
-        product_(out.flatten(2), layer.rows, unfolded(shell, padded, sizes), layer.bias)
-        return out
+    shell, number = layer._shell[0], layer.rows.number
     steps = padded.stride()
     whole = (sizes[0], *padded.shape[3:])  # rows are as long as the image's; the rest is cut
     long = sum((size - 1) * step for size, step in zip(sizes, steps[2:], strict=True)) + 1
