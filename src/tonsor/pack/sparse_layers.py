@@ -30,7 +30,8 @@ class SparseLayer(nn.Module):
         turned: Whether a linear layer's outputs may lie feature by feature in memory.
 
     Raises:
-        ValueError: When called in training mode, with another precision than float32, or off the CPU.
+        ValueError: When called in training mode, with another precision than float32, off the CPU, or by an
+            exporter.
 
     Example:
         >>> layer = SparseLayer(nn.Linear(3, 2).eval(), {1: "dense", 64: "kernel"})
@@ -82,7 +83,7 @@ class SparseLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the layer returns, without a gradient."""
-        if self.training or x.dtype is not torch.float32 or not x.is_cpu:
+        if self.training or type(x) is not Tensor or x.dtype is not torch.float32 or not x.is_cpu:
             self._refuse(x)
         inner = convolved if self.convolves else _multiplied
         if not torch.is_grad_enabled():
@@ -114,16 +115,21 @@ class SparseLayer(nn.Module):
         self._nearest = dict(self.plan)
 
     def _refuse(self, x: Tensor) -> None:
-        """Say why the layer cannot be called so."""
+        """Say why the layer cannot be called so, if it cannot."""
         if self.training:
             raise ValueError(
                 "pack: a layer that uses its zeros is for inference alone; call model.eval(), or "
                 "tonsor.pack.densify_(model) to train"
             )
-        raise ValueError(
-            f"pack: a layer that uses its zeros takes float32 on the CPU; got {x.dtype} on {x.device}: "
-            "call tonsor.pack.densify_(model) first, and turn autocast off"
-        )
+        if x.dtype is not torch.float32 or not x.is_cpu:
+            raise ValueError(
+                f"pack: a layer that uses its zeros takes float32 on the CPU; got {x.dtype} on {x.device}: "
+                "call tonsor.pack.densify_(model) first, and turn autocast off"
+            )
+        if torch.compiler.is_compiling():
+            raise ValueError(
+                "pack: a layer that uses its zeros cannot be exported; call tonsor.pack.densify_(model) first"
+            )
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Write the dense layer's keys."""

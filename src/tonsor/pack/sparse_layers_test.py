@@ -183,6 +183,13 @@ def test_other_precisions_are_refused(dtype):
         swapped(torch.randn(4, 19).to(dtype))
 
 
+def test_an_export_is_refused_with_the_way_out():
+    model = nn.Sequential(SparseLayer(pruned(nn.Linear(19, 23)), {1: "kernel"})).eval()
+    with pytest.raises(ValueError, match="cannot be exported; call"):
+        torch.export.export(model, (torch.ones(2, 19),), strict=False)
+    assert model(nn.Parameter(torch.ones(2, 19))).shape == (2, 23)
+
+
 def test_the_dense_layer_comes_back_as_it_was():
     for given in (nn.Linear(19, 23), CONVOLUTIONS["groups"][0], CONVOLUTIONS["reflect"][0]):
         layer = pruned(given)
