@@ -1,4 +1,4 @@
-"""A model becomes few bytes: shared values, positions of zeros, entropy coding, and a file of them."""
+"""A model becomes few bytes, in memory and in a file; and fast ones, by layers that use the zeros."""
 
 from tonsor.pack.by_kmeans import kmeans as kmeans
 from tonsor.pack.by_step import uniform as uniform
@@ -20,6 +20,13 @@ from tonsor.pack.share import Bits as Bits
 from tonsor.pack.share import share as share
 from tonsor.pack.shared import Shared as Shared
 from tonsor.pack.shared import Sharing as Sharing
+from tonsor.pack.sparse import densify_ as densify_
+from tonsor.pack.sparse import swap_sparse_ as swap_sparse_
+from tonsor.pack.sparse_layers import SparseLayer as SparseLayer
+from tonsor.pack.sparse_report import Choice as Choice
+from tonsor.pack.sparse_report import Swapped as Swapped
+from tonsor.pack.sparse_report import Timed as Timed
+from tonsor.pack.sparse_ways import WAYS as WAYS
 
 SHARINGS: dict[str, Sharing] = {
     "kmeans": kmeans,
