@@ -138,6 +138,7 @@ def finetune_(
     Example:
         >>> from tonsor.pack import share
         >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(model.weight, 0.5)
         >>> data = [(torch.ones(1, 1), torch.full((1, 1), 1.0))] * 60
         >>> shared = finetune_(model, share(model, bits=2), data, nn.functional.mse_loss, lr=0.1, steps=60)
         >>> 0.9 < model.weight.item() < 1.1
