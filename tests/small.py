@@ -1,9 +1,11 @@
 """A recipe that goes through every stage in seconds, and ways to run it as a user does."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 RECIPE = """
@@ -58,10 +60,37 @@ def write(folder: Path, text: str = RECIPE) -> Path:
     return path
 
 
-def tonsor(*arguments: object, **options: object) -> subprocess.CompletedProcess:
-    """Run the command and wait for it."""
-    settings = {"capture_output": True, "text": True, "env": environment(), **options}
-    return subprocess.run(command(*arguments), check=False, **settings)
+def tonsor(*arguments: object, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess:
+    """Run the command in a process of its own and wait for it.
+
+    The process is forked from one that has imported torch already, which saves seconds a run; one with
+    options of its own is started anew.
+    """
+    if options:
+        settings = {"capture_output": True, "text": True, "env": environment(), "cwd": cwd, **options}
+        return subprocess.run(command(*arguments), check=False, **settings)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tonsor.cli", "tonsor.recipe.run", "torch"])
+    words = list(map(str, arguments))
+    with tempfile.TemporaryDirectory() as folder:
+        told, error = Path(folder) / "stdout", Path(folder) / "stderr"
+        process = context.Process(target=_play, args=(words, cwd or Path.cwd(), told, error))
+        process.start()
+        process.join()
+        return subprocess.CompletedProcess(words, process.exitcode, told.read_text(), error.read_text())
+
+
+def _play(words: list[str], cwd: Path, told: Path, error: Path) -> None:
+    """Be the command: its words, its folder, its streams."""
+    for path, stream in ((told, sys.stdout), (error, sys.stderr)):
+        stream.flush()
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
+    os.chdir(cwd)
+    os.environ.update(environment())
+    sys.argv = ["tonsor", *words]
+    from tonsor.cli import main
+
+    main()
 
 
 def command(*arguments: object) -> list[str]:
