@@ -1,15 +1,13 @@
 """The recipes that ship: each runs, made small where it is large, and does what it says."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from small import command, environment
+from small import tonsor
 from tonsor.examples import diabetes, write_idx
 from tonsor.files import read_tensors
 from tonsor.recipe.build import check_rules
@@ -23,10 +21,8 @@ ONE_EPOCH = ["train.epochs=1", "prune.0.epochs=1", "finetune.epochs=1", "report.
 def run(name, out, changes=(), **variables):
     """Run a shipped recipe with changes and return its report."""
     changed = [part for change in changes for part in ("--set", change)]
-    arguments = command("run", ROOT / "recipes" / f"{name}.toml", "--out", out, "--quiet", *changed)
-    result = subprocess.run(
-        arguments, capture_output=True, text=True, env={**environment(), **variables}, check=False
-    )
+    recipe = ROOT / "recipes" / f"{name}.toml"
+    result = tonsor("run", recipe, "--out", out, "--quiet", *changed, variables=variables)
     assert result.returncode == 0, result.stderr
     return json.loads((out / "report.json").read_text())
 
@@ -128,15 +124,8 @@ def test_char_lm_runs_on_a_text_of_ones_own(tmp_path):
 
 @pytest.mark.slow
 def test_without_data_the_error_names_all_three_ways(tmp_path):
-    environment_without = {**environment(), "TONSOR_DATA": str(tmp_path)}
-    arguments = [sys.executable, "-m", "tonsor", "run", str(ROOT / "recipes" / "lenet-5.toml"), "--out"]
-    result = subprocess.run(
-        [*arguments, str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        env=environment_without,
-        check=False,
-    )
+    recipe = ROOT / "recipes" / "lenet-5.toml"
+    result = tonsor("run", recipe, "--out", tmp_path / "run", variables={"TONSOR_DATA": str(tmp_path)})
     assert result.returncode == 1
     for way in ("TONSOR_DATA", "dataset-fashion-mnist", "download"):
         assert way in result.stderr

@@ -60,7 +60,12 @@ def write(folder: Path, text: str = RECIPE) -> Path:
     return path
 
 
-def tonsor(*arguments: object, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess:
+def tonsor(
+    *arguments: object,
+    cwd: Path | None = None,
+    variables: dict[str, str] | None = None,
+    **options: object,
+) -> subprocess.CompletedProcess:
     """Run the command in a process of its own and wait for it.
 
     The process is forked from one that has imported torch already, which saves seconds a run; one with
@@ -74,19 +79,19 @@ def tonsor(*arguments: object, cwd: Path | None = None, **options: object) -> su
     words = list(map(str, arguments))
     with tempfile.TemporaryDirectory() as folder:
         told, error = Path(folder) / "stdout", Path(folder) / "stderr"
-        process = context.Process(target=_play, args=(words, cwd or Path.cwd(), told, error))
+        process = context.Process(target=_play, args=(words, cwd or Path.cwd(), variables or {}, told, error))
         process.start()
         process.join()
         return subprocess.CompletedProcess(words, process.exitcode, told.read_text(), error.read_text())
 
 
-def _play(words: list[str], cwd: Path, told: Path, error: Path) -> None:
-    """Be the command: its words, its folder, its streams."""
+def _play(words: list[str], cwd: Path, variables: dict[str, str], told: Path, error: Path) -> None:
+    """Be the command: its words, its folder, its variables, its streams."""
     for path, stream in ((told, sys.stdout), (error, sys.stderr)):
         stream.flush()
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
     os.chdir(cwd)
-    os.environ.update(environment())
+    os.environ.update(environment() | variables)
     sys.argv = ["tonsor", *words]
     from tonsor.cli import main
 
