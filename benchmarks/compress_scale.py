@@ -192,7 +192,8 @@ of width {WIDTH} (302M weights), whose backward pass takes {BACKWARD} s, in DDP 
 MiB. Computing is measured by running each method on the gradients of one block with a channel
 that pretends to have {MEASURED} workers, and goes on along a straight line; messages cost
 {LATENCY * 1e6:.0f} us and their bytes: a mean takes the better of a ring and a tree, a gather
-doubles, an all-to-all goes to each at once. Nothing here says what the loss does."""
+doubles, an all-to-all goes to each at once. That top-k goes over to whole gradients where a
+gather would be more is left out. Nothing here says what the loss does."""
 
 
 if __name__ == "__main__":
