@@ -49,8 +49,8 @@ def to_levels(values: Tensor, counts: Sequence[int], bits: int, /) -> tuple[Tens
     With 16 bits the code is the half-precision number :math:`v / M`, M being the tensor's largest
     magnitude, so nothing overflows. With fewer the first bit is the sign and the others number one of
     :math:`m = 2^{bits-1}` magnitudes. They part the way from the smallest magnitude to M in equal ratios, so
-    that the relative error depends on how far the magnitudes spread (16 halvings at most are told
-    apart), not on how large they are. From 4 bits on a level is the middle of its part; with 2 and 3 bits
+    that the relative error depends on how far the magnitudes spread, not on how large they are; what is
+    smaller than :math:`M / 2^{16}` but not zero counts as that. From 4 bits on a level is the middle of its part; with 2 and 3 bits
     the mean of what fell there, which the message carries. Where there are zeros, one level is
     theirs: they stay zero. Where one value of a tensor is not finite, none of it comes back finite.
 
@@ -79,8 +79,9 @@ def to_levels(values: Tensor, counts: Sequence[int], bits: int, /) -> tuple[Tens
         halves = (wide / divisors).to(torch.float16)
         return halves.view(torch.int16).to(torch.int64) & 0xFFFF, scales, halves.new_empty(len(counts), 0)
     shares, most = sizes / divisors, 2 ** (bits - 1)
+    shares = torch.where(shares > 0, shares.clamp(min=2.0**-OCTAVES), shares)
     zeros = _least(shares, counts) == 0
-    least = _least(torch.where(shares > 0, shares, 1).clamp(min=2.0**-OCTAVES), counts).half()
+    least = _least(torch.where(shares > 0, shares, 1), counts).half()
     room = (most - zeros.to(wide.dtype)) / -least.to(wide.dtype).log2()
     number = (shares.log2() * room.take(owners) + most).nan_to_num(most).floor()
     number = number.clamp(max=most - 1).maximum(zeros.take(owners).to(wide.dtype))

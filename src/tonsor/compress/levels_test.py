@@ -24,8 +24,9 @@ def by_hand(values, bits):
     sizes = np.abs(values)
     top, levels = sizes.max(), 2 ** (bits - 1)
     shares = sizes / top if top else sizes
+    shares[shares > 0] = np.maximum(shares[shares > 0], 2.0**-16)
     zeros = bool((shares == 0).any())
-    least = np.float16(max(2.0**-16, shares[shares > 0].min(initial=1))).astype(float)
+    least = np.float16(shares[shares > 0].min(initial=1)).astype(float)
     edges = np.exp2(np.log2(least) * np.arange(levels - zeros, -1, -1) / (levels - zeros))
     number = np.clip(np.searchsorted(edges, shares, side="right") - 1, 0, levels - zeros - 1)
     out = np.zeros_like(shares)
@@ -72,6 +73,14 @@ def test_zeros_stay_zero_and_signs_stay(bits):
     got = there_and_back(values, bits)
     assert torch.equal(got.sign()[:4], values.sign()[:4])
     assert not there_and_back(torch.zeros(5), bits).any()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
+def test_what_is_tiny_beside_the_largest_counts_as_the_smallest_that_is_told_apart(bits):
+    values = torch.tensor([1.0, -1e-12, 1e-9])  # half precision would make zeros of the last two
+    got = there_and_back(values, bits)
+    want = torch.tensor([-1.0, 1.0]) * 2.0 ** (-16 if bits <= 3 else -16 + 8 / 2 ** (bits - 1))
+    torch.testing.assert_close(got[1:], want, rtol=1e-4, atol=0)
 
 
 @every_width
