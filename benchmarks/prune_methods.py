@@ -218,12 +218,12 @@ def _levels(stops: Sequence[float]) -> list[float]:
 
 SCHEDULES = {
     "cubic ramp": partial(each, gradual),
-    "at the start: random": partial(each, partial(at_the_start, prune.random)),
+    "one round, rewound": partial(each, one_round),
+    "RigL": partial(each, partial(regrowing, prune.rigl)),
+    "SET": partial(each, partial(regrowing, prune.sparse_evolution)),
     "at the start: SNIP": partial(each, partial(at_the_start, prune.snip)),
     "at the start: GraSP": partial(each, partial(at_the_start, prune.grasp)),
-    "SET": partial(each, partial(regrowing, prune.sparse_evolution)),
-    "RigL": partial(each, partial(regrowing, prune.rigl)),
-    "one round, rewound": partial(each, one_round),
+    "at the start: random": partial(each, partial(at_the_start, prune.random)),
     "rounds": rounds,
     "rounds, rewound": partial(rounds, back_to="early"),
     "rounds, drawn afresh": partial(rounds, back_to="fresh"),

@@ -21,7 +21,12 @@ from results import markdown, write_section
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 ITERATIVE = {"LeNet-300-100"}  # rounds train the network anew some ten times: too long for the others
-ONLY = {"HRank": {"LeNet-5", "ResNet"}, "slimming": {"ResNet"}}  # where there are maps, and norms
+ONLY = {
+    "HRank": {"LeNet-5", "ResNet"},  # where there are maps
+    "slimming": {"ResNet"},  # and norms
+    "at the start: GraSP": ITERATIVE,  # close to the rows beside them, and hours on the others
+    "SET": ITERATIVE,
+}
 SAME = "one stroke, tuned"
 PLOT = Path(__file__).parent / "prune_quality.svg"
 ABOUT = """Accuracy on the 10,000 test images of Fashion-MNIST in percent, mean ± standard deviation
