@@ -1,11 +1,11 @@
 """What the four workers of `compress_workers_test.py` do; a new process must be able to import it."""
 
 import inspect
-import multiprocessing
 
 import torch
 import torch.distributed as dist
 
+from processes import saved_by_rank
 from tonsor.compress import RULES, Comm, ErrorFeedback
 from tonsor.tensors import fingerprint
 
@@ -60,11 +60,4 @@ def work(rank, folder):
 
 def run(folder):
     """Return what each worker saw."""
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=(rank, str(folder))) for rank in range(WORKERS)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        process.kill()
-    return [torch.load(folder / str(rank)) for rank in range(WORKERS)]
+    return saved_by_rank(work, WORKERS, folder)

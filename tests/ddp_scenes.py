@@ -1,6 +1,5 @@
 """What three processes play over gloo for `ddp_traps_test.py`; a new process must be able to import it."""
 
-import multiprocessing
 from contextlib import nullcontext
 
 import torch
@@ -10,6 +9,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
 
+from processes import saved_by_rank
 from tonsor.compress import (
     ErrorFeedback,
     PowerSGD,
@@ -226,11 +226,4 @@ def work(rank, folder):
 
 def run(folder):
     """Run the workers in processes of their own and return what each saw."""
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=(rank, str(folder))) for rank in range(SIZE)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-        process.kill()
-    return [torch.load(folder / str(rank)) for rank in range(SIZE)]
+    return saved_by_rank(work, SIZE, folder)

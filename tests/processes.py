@@ -1,11 +1,14 @@
-"""Run a function in two processes, for tests of what is sharded over them."""
+"""Run a function in processes of their own, for tests of what workers do together."""
 
 import multiprocessing
+import multiprocessing.connection
 import queue
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 
 def results_by_rank(work: Callable[..., None], folder: Path) -> dict[int, Any]:
@@ -26,3 +29,24 @@ def results_by_rank(work: Callable[..., None], folder: Path) -> dict[int, Any]:
     for process in processes:
         process.join(30)
     return by_rank
+
+
+def saved_by_rank(work: Callable[[int, str], None], size: int, folder: Path) -> list[Any]:
+    """Call `work(rank, folder)` in each process and return what each saved under its rank.
+
+    One that dies is told at once, by rank and exit status, and the others are not waited for.
+    """
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=(rank, str(folder))) for rank in range(size)]
+    for process in processes:
+        process.start()
+    try:
+        while any(process.is_alive() for process in processes):
+            multiprocessing.connection.wait([p.sentinel for p in processes if p.is_alive()])
+            dead = {rank: p.exitcode for rank, p in enumerate(processes) if p.exitcode}
+            unsaved = {rank: code for rank, code in dead.items() if not (folder / str(rank)).exists()}
+            assert not unsaved, f"exit status by rank: {unsaved}; the traceback stands above"
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(folder / str(rank)) for rank in range(size)]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from processes import results_by_rank
 from shrink_workers import refused, trained, work
-from two_processes import results_by_rank
 
 
 @pytest.mark.slow

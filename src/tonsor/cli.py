@@ -46,6 +46,7 @@ def run(
     from tonsor.recipe.crew import Crew
     from tonsor.recipe.folder import RunFolder
     from tonsor.recipe.read import read_recipe
+    from tonsor.recipe.reporting import read_report
     from tonsor.recipe.run import run_recipe
 
     checked = read_recipe(recipe, changes or [])
@@ -54,13 +55,13 @@ def run(
     tell = _teller(quiet=quiet, log=log) if crew.is_first else Quiet()
     try:
         with tell:
-            report = run_recipe(Run(checked, folder, crew, tell.event, _stopper()), recipe.read_text())
+            run_recipe(Run(checked, folder, crew, tell.event, _stopper()), recipe.read_text())
     except KeyboardInterrupt as stopped:
         raise typer.Exit(_stopped(stopped)) from stopped
     crew.leave()
     if crew.is_first and not log:
         if not quiet:
-            table_of(report)
+            table_of(read_report(folder.path))
         print(folder.path / "report.html")
 
 

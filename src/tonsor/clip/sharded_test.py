@@ -8,8 +8,8 @@ import torch
 from torch import distributed, nn
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 
+from processes import results_by_rank
 from tonsor.clip import RULES, Clip, Percentile, PerTensor, PerUnit, fixed, relative, skip
-from two_processes import results_by_rank
 
 pytestmark = pytest.mark.slow
 SHAPES = [(6, 8), (6, 3000), (5, 4, 3, 3), (7,)]

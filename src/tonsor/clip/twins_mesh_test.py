@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.debug import CommDebugMode
 
 import tonsor
-from two_processes import results_by_rank
+from processes import results_by_rank
 
 pytestmark = pytest.mark.slow
 ORDERS = (2.0, 1.0, 3.0, 0.0, math.inf, -math.inf)

@@ -7,8 +7,8 @@ import torch
 from torch import distributed
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 
+from processes import results_by_rank
 from tonsor.constrain import RULES
-from two_processes import results_by_rank
 
 pytestmark = pytest.mark.slow
 SHAPES = [(6, 8), (6, 3000), (8, 4, 3, 3)]

@@ -6,6 +6,7 @@ from tonsor.recipe.build import check_rules
 from tonsor.recipe.context import Run
 from tonsor.recipe.folder import RunFolder
 from tonsor.recipe.read import RecipeError
+from tonsor.recipe.reporting import read_report
 from tonsor.recipe.run import run_recipe
 from tonsor.recipe.schema import Recipe
 
@@ -21,7 +22,8 @@ CONTENT = {
 
 def run(folder, **sections):
     recipe = Recipe.model_validate({**CONTENT, **sections})
-    return run_recipe(Run(recipe, RunFolder(folder)), "")
+    run_recipe(Run(recipe, RunFolder(folder)), "")
+    return read_report(folder)
 
 
 def test_healing_brings_accuracy_back_and_masks_hold(tmp_path):

@@ -18,7 +18,7 @@ from tonsor.recipe.evaluate import evaluate
 from tonsor.recipe.folder import SETTINGS, RunFolder
 from tonsor.recipe.read import RecipeError, read_recipe
 from tonsor.recipe.reporting import SENSITIVITY, add_to_report
-from tonsor.recipe.run import run_stages
+from tonsor.recipe.run import run_recipe
 from tonsor.recipe.schema import Recipe, Rule
 from tonsor.recipe.selection import prunable
 from tonsor.recipe.tables import TABLES
@@ -117,7 +117,7 @@ def inspect_sensitivity(run: Run, text: str | None, question: Question) -> dict[
     """
     find, importance = _finder(question)
     if text is not None:
-        run_stages(run, text, until="train")
+        run_recipe(run, text, until="train")
     model = run.model_after("train")
     weights = prunable(model, question.include, question.exclude)
     with run.folder.locked():

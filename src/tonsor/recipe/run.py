@@ -3,11 +3,9 @@
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
-from tonsor.files import read_json
 from tonsor.recipe import stages
 from tonsor.recipe.build import check_rules
 from tonsor.recipe.context import TRAINING, Run
@@ -27,44 +25,11 @@ STAGES: dict[str, Callable[[Run], Made]] = {
 }
 
 
-def run_recipe(run: Run, text: str) -> dict[str, Any]:
-    """Run every stage that is not done, and return the report.
+def run_recipe(run: Run, text: str, *, until: str = "report") -> None:
+    """Run every stage that is not done.
 
     Killed at any moment and called again it goes on, and ends with the same weights, bit for bit, on
     the same machine with the same number of threads.
-
-    Args:
-        run: Recipe, folder and whom to tell.
-        text: The recipe as written, kept in the folder.
-
-    Returns:
-        The content of `report.json`.
-
-    Raises:
-        RecipeError: If a rule of the recipe is wrong; nothing has been written.
-        ValueError: If the folder belongs to another recipe, or a file in it is corrupt.
-        Interrupted: If the run was asked to stop.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from tonsor.recipe.folder import RunFolder
-        >>> from tonsor.recipe.schema import Recipe
-        >>> recipe = Recipe.model_validate({
-        ...     "name": "a", "model": {"build": "tonsor.examples.models:linear"},
-        ...     "data": {"load": "tonsor.examples.data:diabetes"},
-        ...     "train": {"epochs": 2, "loss": "mse", "metric": "r2"}})
-        >>> report = run_recipe(Run(recipe, RunFolder(Path(tempfile.mkdtemp()) / "run")), "")
-        >>> sorted(report["models"])
-        ['dense', 'small']
-    """
-    run_stages(run, text)
-    report: dict[str, Any] = read_json(run.folder.path / "report.json")
-    return report
-
-
-def run_stages(run: Run, text: str, *, until: str = "report") -> None:
-    """Run the stages up to one of them that are not done, as `run_recipe` runs all.
 
     Args:
         run: Recipe, folder and whom to tell.
@@ -80,15 +45,19 @@ def run_stages(run: Run, text: str, *, until: str = "report") -> None:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from tonsor.recipe.folder import RunFolder
+        >>> from tonsor.recipe.reporting import read_report
         >>> from tonsor.recipe.schema import Recipe
         >>> recipe = Recipe.model_validate({
         ...     "name": "a", "model": {"build": "tonsor.examples.models:linear"},
         ...     "data": {"load": "tonsor.examples.data:diabetes"},
-        ...     "train": {"epochs": 1, "loss": "mse", "metric": "r2"}})
+        ...     "train": {"epochs": 2, "loss": "mse", "metric": "r2"}})
         >>> folder = Path(tempfile.mkdtemp()) / "run"
-        >>> run_stages(Run(recipe, RunFolder(folder)), "", until="train")
+        >>> run_recipe(Run(recipe, RunFolder(folder)), "", until="train")
         >>> sorted(path.name for path in folder.iterdir())
         ['recipe.toml', 'settings.json', 'train']
+        >>> run_recipe(Run(recipe, RunFolder(folder)), "")
+        >>> sorted(read_report(folder)["models"])
+        ['dense', 'small']
     """
     check_rules(run.recipe)
     if run.recipe.threads:

@@ -7,6 +7,7 @@ import torch
 
 from tonsor.recipe.context import Run
 from tonsor.recipe.folder import RunFolder
+from tonsor.recipe.reporting import read_report
 from tonsor.recipe.run import run_recipe
 from tonsor.recipe.schema import Recipe
 from tonsor.recipe.trust import _picture
@@ -27,7 +28,8 @@ def run(folder, told=None, report=None, **changes):
     }
     tell = (lambda event: None) if told is None else told.append
     made = Run(Recipe.model_validate(content), RunFolder(folder), tell=tell)
-    return made, run_recipe(made, "")
+    run_recipe(made, "")
+    return made, read_report(folder)
 
 
 def logits(made, stage):
