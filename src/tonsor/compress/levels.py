@@ -50,9 +50,10 @@ def to_levels(values: Tensor, counts: Sequence[int], bits: int, /) -> tuple[Tens
     magnitude, so nothing overflows. With fewer the first bit is the sign and the others number one of
     :math:`m = 2^{bits-1}` magnitudes. They part the way from the smallest magnitude to M in equal ratios, so
     that the relative error depends on how far the magnitudes spread, not on how large they are; what is
-    smaller than :math:`M / 2^{16}` but not zero counts as that. From 4 bits on a level is the middle of its part; with 2 and 3 bits
-    the mean of what fell there, which the message carries. Where there are zeros, one level is
-    theirs: they stay zero. Where one value of a tensor is not finite, none of it comes back finite.
+    smaller than :math:`M / 2^{16}` but not zero counts as that. From 4 bits on a level is the middle of
+    its part; with 2 and 3 bits the mean of what fell there, which the message carries. Where there are
+    zeros, one level is theirs: they stay zero. Where one value of a tensor is not finite, none of it comes
+    back finite.
 
     Args:
         values: Floating-point numbers of T tensors, end to end, shape `(k,)`.
