@@ -110,7 +110,7 @@ def test_a_sharing_refuses_what_is_not_finite_or_no_float(name, bad):
 
 
 @every_position
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(flags=matrices(), coder=st.sampled_from(list(CODERS)))
 def test_positions_come_back(name, flags, coder):
     before = flags.copy()

@@ -14,7 +14,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_without_bits_every_type_comes_back_bit_for_bit(dtype, data):
     shape = data.draw(st.sampled_from([(), (0,), (3, 0, 2), (1,), (7,), (5, 9), (2, 3, 4, 5)]))
