@@ -44,7 +44,7 @@ def test_a_recipe_packs_the_small_model_and_the_file_gives_it_back(tmp_path):
 @pytest.mark.slow
 def test_a_recipe_packs_within_a_budget_of_bytes(tmp_path):
     text = RECIPE.partition("[[prune]]")[0].replace("epochs = 6", "epochs = 1")
-    text += "[pack]\nmax_bytes = 2000\nepochs = 1\n\n[report]\nrounds = 1\ntrust = false\n"
+    text += "[pack]\nmax_bytes = 2000\ncalibration = 2\nepochs = 1\n\n[report]\nrounds = 1\ntrust = false\n"
     result = tonsor("run", write(tmp_path, text), "--out", tmp_path / "run")
     assert result.returncode == 0, result.stderr
     assert "pack: bits found: " in result.stdout

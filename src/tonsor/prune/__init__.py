@@ -48,6 +48,8 @@ from tonsor.prune.find import find_masks as find_masks
 from tonsor.prune.from_training import DenseGradient as DenseGradient
 from tonsor.prune.from_training import gathered as gathered
 from tonsor.prune.heal import heal as heal
+from tonsor.prune.layers import Layer as Layer
+from tonsor.prune.layers import layer_of as layer_of
 from tonsor.prune.layerwise import prune_layerwise as prune_layerwise
 from tonsor.prune.patterns import Channel as Channel
 from tonsor.prune.patterns import Element as Element

@@ -26,7 +26,7 @@ def prune_layerwise(
     batches: Iterable[tuple[Any, Any]],
     /,
     *,
-    rule: LayerRule = sparsegpt,
+    rule: LayerRule | Mapping[str, LayerRule] = sparsegpt,
     weights: Iterable[str] | None = None,
     repair: Repair | None = refit,
     target: str = "dense",
@@ -40,9 +40,9 @@ def prune_layerwise(
         model: The dense model, changed in place.
         sparsity: Fraction removed of each weight, in [0, 1); or one for each weight by name.
         batches: Pairs of inputs and targets, as for `collect`; targets are not looked at.
-        rule: Finds mask and weights of one layer.
-        weights: Names of the weights; without it those that `sparsity` names, or else every weight that is
-            a layer.
+        rule: Finds mask and weights of one layer; or one rule for each weight by name.
+        weights: Names of the weights; without it those that `sparsity` or `rule` names, or else every weight
+            that is a layer.
         repair: Refits each weight on its mask, and the bias with it; None leaves what the rule gave, and
             biases alone.
         target: As for `heal`.
@@ -64,17 +64,18 @@ def prune_layerwise(
     References:
         Frantar and Alistarh, 2023, "SparseGPT", https://arxiv.org/abs/2301.00774
     """
-    wanted = _wanted(model, sparsity, weights)
+    wanted = _wanted(model, sparsity, rule, weights)
     calls = calibration("prune_layerwise", batches, target)
     masks: Masks = {}
     records: list[Repaired] = []
     share = sparsity if isinstance(sparsity, Mapping) else dict.fromkeys(wanted, sparsity)
+    rules = rule if isinstance(rule, Mapping) else dict.fromkeys(wanted, rule)
 
     def solve(layer: Layer, moments: Moments) -> None:
         """Prune one layer and note what came of it."""
         started = time.perf_counter()
         weight = layer.upright(layer.weight.detach().clone())
-        new, mask, shift = _solved(layer, moments, (weight, share[layer.name]), rule, repair)
+        new, mask, shift = _solved(layer, moments, (weight, share[layer.name]), rules[layer.name], repair)
         masks[layer.name] = layer.upright(mask).contiguous()
         records.append(record(layer, (weight, mask, new), shift, moments, started))
 
@@ -102,14 +103,19 @@ def _solved(
 
 
 def _wanted(
-    model: nn.Module, sparsity: float | Mapping[str, float], weights: Iterable[str] | None
+    model: nn.Module,
+    sparsity: float | Mapping[str, float],
+    rule: LayerRule | Mapping[str, LayerRule],
+    weights: Iterable[str] | None,
 ) -> dict[str, Layer]:
     """Return the layers to prune by name."""
     known = dict(model.named_parameters(remove_duplicate=False))
+    tables = {"sparsity": sparsity, "rule": rule}
+    by_name = {key: given for key, given in tables.items() if isinstance(given, Mapping)}
     if weights is not None:
         names = list(weights)
-    elif isinstance(sparsity, Mapping):
-        names = list(sparsity)
+    elif by_name:
+        names = list(next(iter(by_name.values())))
     else:
         names = [
             name for name, p in model.named_parameters() if p.ndim > 1 and layer_of(model, name) is not None
@@ -118,8 +124,9 @@ def _wanted(
     for name in names:
         if name not in known:
             raise ValueError(f"prune.prune_layerwise: {unknown('parameter', name, known)}")
-        if isinstance(sparsity, Mapping) and name not in sparsity:
-            raise ValueError(f"prune.prune_layerwise: in sparsity: {unknown('weight', name, sparsity)}")
+        for key, table in by_name.items():
+            if name not in table:
+                raise ValueError(f"prune.prune_layerwise: in {key}: {unknown('weight', name, table)}")
         check_sparsity("prune_layerwise", sparsity[name] if isinstance(sparsity, Mapping) else sparsity)
         layer = layer_of(model, name)
         if layer is None:

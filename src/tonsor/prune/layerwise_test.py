@@ -93,6 +93,20 @@ def test_each_weight_may_have_a_sparsity_of_its_own():
     assert [record.name for record in records] == ["0.weight", "2.weight"]
 
 
+def test_each_weight_may_have_a_rule_of_its_own():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)), torch.randn(30, 8)
+    alone, seen = copy.deepcopy(model), []
+
+    def watched(weight, gram, sparsity, /, *, mean=None):
+        seen.append(weight.shape)
+        return by_importance(weight, gram, sparsity, mean=mean)
+
+    masks, _ = prune_layerwise(model, 0.5, [(x, None)], rule={"1.weight": watched}, repair=None)
+    assert (list(masks), seen) == (["1.weight"], [(4, 8)])
+    assert torch.equal(model[0].weight, alone[0].weight)
+
+
 @pytest.mark.parametrize(
     ("sparsity", "named", "says"),
     [
@@ -100,6 +114,7 @@ def test_each_weight_may_have_a_sparsity_of_its_own():
         ({"weight": 1.5}, {}, r"must lie in \[0, 1\); got 1.5"),
         (0.5, {"weights": ["bias"]}, "'bias' is not the untied weight"),
         ({}, {"weights": ["weight"]}, "in sparsity: unknown weight 'weight'"),
+        (0.5, {"weights": ["weight"], "rule": {}}, "in rule: unknown weight 'weight'"),
         (0.5, {"target": "x"}, "unknown target 'x'"),
     ],
 )

@@ -13,8 +13,10 @@ from tonsor.recipe.binding import Mistakes, bind_rule
 from tonsor.recipe.context import Run
 from tonsor.recipe.evaluate import evaluate
 from tonsor.recipe.packed_files import PLAN, plan_text
+from tonsor.recipe.pruning import calibration
 from tonsor.recipe.retraining import teacher
 from tonsor.recipe.schema import Pack, Retraining
+from tonsor.recipe.sharing import share_layerwise_
 from tonsor.recipe.stages import Made, small_model
 from tonsor.recipe.tables import TABLES
 from tonsor.tensors import fingerprint
@@ -34,7 +36,7 @@ def pack(run: Run) -> Made:
     model, source = small_model(run)
     sharing = bind_rule(TABLES["sharing"], section.sharing, "pack.sharing", Mistakes())
     bits = _bits(run, section, model, sharing)
-    shared = room.share(model, bits=bits, sharing=sharing or room.kmeans)
+    shared = _shared(run, section, model, bits, sharing or room.kmeans)
     shared = _trained(run, section, model, shared)
     about: dict[str, Any] = {"model": run.recipe.model.model_dump()}
     if "shrink" in run.stages:
@@ -74,6 +76,16 @@ def _bits(run: Run, section: Pack, model: nn.Module, sharing: Any) -> room.Bits:
     found = ", ".join(f"{name} {count}" for name, count in chosen.bits.items())
     run.tell({"event": "note", "text": f"pack: bits found: {found}; validation loss {chosen.loss:.4f}"})
     return chosen.bits
+
+
+def _shared(
+    run: Run, section: Pack, model: nn.Module, bits: room.Bits, sharing: room.Sharing
+) -> dict[str, room.Shared]:
+    """Let weights share the nearest values, or those that calibration chooses."""
+    if not section.calibration:
+        return room.share(model, bits=bits, sharing=sharing)
+    batches = calibration(run, run.data, section, "pack")
+    return share_layerwise_(model, batches, bits=bits, sharing=sharing)
 
 
 def _trained(

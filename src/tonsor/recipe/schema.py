@@ -127,6 +127,7 @@ class Pack(Section):
     positions: list[Literal["inline", "bitmap", "runs", "csr", "context"]] = Field(
         ["inline", "bitmap", "runs", "csr", "context"], min_length=1
     )
+    calibration: int = Field(0, ge=0)  # batches of training inputs, with which codes are chosen by gptq
     epochs: int = Field(2, ge=0)  # in which the shared values are trained
     batch_size: int = Field(64, ge=1)
     lr: float = Field(1e-3, gt=0)  # of Adam; falls to zero along a cosine
