@@ -58,7 +58,7 @@ def test_a_recipe_has_no_mistake_and_bears_its_file_name(path):
 @pytest.mark.slow
 def test_digits_keeps_its_accuracy_at_90_percent_and_gets_smaller(tmp_path):
     report = run("digits", tmp_path / "run")
-    dense, small = report["models"]["dense"], report["models"]["small"]
+    dense, small = report["models"]["dense"], report["models"]["shrunk"]
     assert dense["accuracy"] > 0.95
     assert report["models"]["masked"]["accuracy"] >= dense["accuracy"] - 0.01
     assert small["accuracy"] >= dense["accuracy"] - 0.01
@@ -109,7 +109,7 @@ def test_lenet_runs_on_idx_files_from_a_folder(tmp_path, pictures, name):
     changes = [*ONE_EPOCH, *passes, "train.epochs=4", "prune.0.every=2"]
     report = run(name, tmp_path / "run", changes, TONSOR_DATA=str(pictures))
     assert report["models"]["dense"]["accuracy"] > 0.9
-    assert report["models"]["small"]["parameters"] < report["models"]["dense"]["parameters"]
+    assert report["models"]["shrunk"]["parameters"] < report["models"]["dense"]["parameters"]
 
 
 @pytest.mark.slow

@@ -155,7 +155,7 @@ class Screen(Quiet):
 
 
 def table_of(report: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the table dense | masked | small of a report.
+    """Print the table of a report: dense | masked | shrunk | packed.
 
     Args:
         report: The content of `report.json`.

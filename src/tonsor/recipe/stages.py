@@ -157,14 +157,30 @@ def last_model(run: Run) -> tuple[nn.Module, Path]:
     return model, path
 
 
+def states_of(run: Run) -> dict[str, tuple[nn.Module, Path]]:
+    """Return the model in each of its states, and the file it comes from.
+
+    Args:
+        run: The run, its stages done.
+
+    Returns:
+        "dense", and as far as the recipe makes them "masked", "shrunk" and "packed".
+    """
+    last = run.last_trained()
+    found = {"dense": (run.model_after("train"), run.weights_file("train"))}
+    if last != "train":
+        found["masked"] = run.model_after(last), run.weights_file(last)
+    if "shrink" in run.stages:
+        found["shrunk"] = small_model(run)
+    if "pack" in run.stages:
+        found["packed"] = last_model(run)
+    return found
+
+
 def report(run: Run) -> Made:
     """Measure the models against one another and write the page."""
-    models, files = {"dense": run.model_after("train")}, {"dense": run.weights_file("train")}
-    if run.last_trained() != "train":
-        last = run.last_trained()
-        models["masked"], files["masked"] = run.model_after(last), run.weights_file(last)
-    models["small"], files["small"] = small_model(run)
-    if "pack" in run.stages:
-        models["packed"], files["packed"] = last_model(run)
-    sizes = {name: path.stat().st_size for name, path in files.items()}
-    return Made(list(files.values()), write_report(run.folder.path, gather(run, models, sizes)))
+    states = states_of(run)
+    models = {name: model for name, (model, _) in states.items()}
+    sizes = {name: path.stat().st_size for name, (_, path) in states.items()}
+    files = [path for _, path in states.values()]
+    return Made(files, write_report(run.folder.path, gather(run, models, sizes)))

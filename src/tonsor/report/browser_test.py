@@ -61,9 +61,19 @@ def test_nothing_is_asked_for_and_nothing_complains(opened, address):
 
 def test_the_figures_stand_there_as_text(opened):
     text = opened.inner_text("table.main")
-    for figure in ("97.8 %", "96.9 %", "22,890", "6,271", "27.2 KiB", "0.148 ms", "dense", "masked", "small"):
+    for figure in (
+        "97.8 %",
+        "96.9 %",
+        "22,890",
+        "6,271",
+        "27.2 KiB",
+        "0.148 ms",
+        "dense",
+        "masked",
+        "shrunk",
+    ):
         assert figure in text
-    assert "The small model has 6,271 parameters" in opened.inner_text("header")
+    assert "The shrunk model has 6,271 parameters" in opened.inner_text("header")
 
 
 def test_every_plot_is_seen_and_can_be_told(opened):

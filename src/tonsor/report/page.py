@@ -120,8 +120,8 @@ def summary(report: Mapping[str, Any], /) -> str:
 
     Example:
         >>> dense, small = {"accuracy": 0.98, "parameters": 1000}, {"accuracy": 0.97, "parameters": 250}
-        >>> print(summary({"metric": "accuracy", "models": {"dense": dense, "small": small}}))
-        The small model has 250 parameters where the dense one has 1,000.
+        >>> print(summary({"metric": "accuracy", "models": {"dense": dense, "shrunk": small}}))
+        The shrunk model has 250 parameters where the dense one has 1,000.
         Its accuracy is 97.0 %, the dense model has 98.0 %.
     """
     models, metric = report.get("models", {}), report.get("metric", "metric")
@@ -152,7 +152,7 @@ def table(report: Mapping[str, Any], /) -> list[Row]:
         One row for each quantity that any state has.
 
     Example:
-        >>> table({"models": {"dense": {"macs": 1000}, "small": {"macs": 1500}}})[0].cells
+        >>> table({"models": {"dense": {"macs": 1000}, "shrunk": {"macs": 1500}}})[0].cells
         [Cell(text='1,000', note=''), Cell(text='1,500', note='+50.0 %')]
     """
     metric = report.get("metric", "metric")
@@ -173,7 +173,7 @@ def table(report: Mapping[str, Any], /) -> list[Row]:
 
 
 def _states(report: Mapping[str, Any]) -> list[str]:
-    """Return the states of the model that the report knows: dense, masked, small."""
+    """Return the states of the model that the report knows: dense, masked, shrunk, packed."""
     return [state for state in COLOURS if report.get("models", {}).get(state)]
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours: apart for colour-blind readers, and at least 3:1 on white and on near-black.
-COLOURS = {"dense": "#0072b2", "masked": "#d55e00", "small": "#009e73", "packed": "#cc79a7"}
+COLOURS = {"dense": "#0072b2", "masked": "#d55e00", "shrunk": "#009e73", "packed": "#cc79a7"}
 ACCENT = "#b5579c"  # what belongs to no state of the model: a validation curve, a threshold
 INK = "#010203"  # stands for the page's own text colour, light or dark
 WIDTH = 5.4  # inches: at this size the text of a plot is read on a phone, too
