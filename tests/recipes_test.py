@@ -12,6 +12,7 @@ from tonsor.examples import diabetes, write_idx
 from tonsor.files import read_tensors
 from tonsor.recipe.build import check_rules
 from tonsor.recipe.read import read_recipe
+from tonsor.recipe.schema import Recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
@@ -53,6 +54,7 @@ def test_a_recipe_has_no_mistake_and_bears_its_file_name(path):
     recipe = read_recipe(path)
     check_rules(recipe)
     assert recipe.name == path.stem
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe  # as settings.json is read again
 
 
 @pytest.mark.slow

@@ -61,23 +61,18 @@ class Run:
     stop: Callable[[], bool] = lambda: False
 
     @classmethod
-    def of(cls, path: Path, stage: str, **rest: Any) -> "Run | None":
-        """Open the run of a folder again, by the settings that lie there.
+    def of(cls, path: Path, **rest: Any) -> "Run | None":
+        """Open the run of a folder again, by the settings that lie there; None where there are none.
 
         Args:
             path: The folder.
-            stage: The stage that must be done.
             rest: What else the run holds, as `tell`.
-
-        Returns:
-            The run; None where there is none, or the stage is not done.
         """
-        folder = RunFolder(path)
-        if not (path / SETTINGS).exists() or folder.receipt(stage) is None:
+        if not (path / SETTINGS).exists():
             return None
         settings = read_json(path / SETTINGS)
         settings.pop("workers", None)  # of an older version
-        return cls(Recipe.model_validate(settings), folder, **rest)
+        return cls(Recipe.model_validate(settings), RunFolder(path), **rest)
 
     @property
     def stages(self) -> tuple[str, ...]:

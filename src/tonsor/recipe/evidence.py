@@ -54,7 +54,7 @@ def gather(run: Run, models: Mapping[str, nn.Module], bytes_of: Mapping[str, int
         "seed": run.recipe.seed,
         "workers": run.crew.size,
         "versions": versions(),
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "seconds": {stage: receipt["seconds"] for stage, receipt in receipts.items()},
     }
 
@@ -132,8 +132,13 @@ def _histories(run: Run) -> dict[str, Any]:
     return {"history": history, "evaluations": evaluations}
 
 
-def _hardware() -> dict[str, Any]:
-    """Return what the latency depends on."""
+def hardware() -> dict[str, Any]:
+    """Return what the latency depends on.
+
+    Example:
+        >>> list(hardware())
+        ['processor', 'threads', 'system', 'gpu']
+    """
     return {
         "processor": _processor(),
         "threads": torch.get_num_threads(),

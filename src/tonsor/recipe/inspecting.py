@@ -87,8 +87,8 @@ def open_run(
         return Run(recipe, folder, tell=tell, stop=stop), source.read_text()
     if out is not None or changes:
         raise ValueError(f"{source} is a run, whose recipe stands; --out and --set go with a recipe")
-    run = Run.of(source, "train", tell=tell, stop=stop)
-    if run is None:
+    run = Run.of(source, tell=tell, stop=stop)
+    if run is None or run.folder.receipt("train") is None:
         raise ValueError(f"{source} holds no run with a trained model; give the folder of one, or a recipe")
     return run, None
 

@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours: apart for colour-blind readers, and at least 3:1 on white and on near-black.
-COLOURS = {"dense": "#0072b2", "masked": "#d55e00", "shrunk": "#009e73", "packed": "#cc79a7"}
+# Okabe and Ito's colours and two of their kind: apart for colour-blind readers, and at least 3:1 on white
+# and on near-black.
+COLOURS = {
+    "dense": "#0072b2",
+    "masked": "#d55e00",
+    "shrunk": "#009e73",
+    "packed": "#cc79a7",
+    "sparse": "#8c7a00",
+    "int8": "#7b5fc0",
+}
 ACCENT = "#b5579c"  # what belongs to no state of the model: a validation curve, a threshold
 INK = "#010203"  # stands for the page's own text colour, light or dark
 WIDTH = 5.4  # inches: at this size the text of a plot is read on a phone, too
