@@ -23,7 +23,7 @@ ATTACHED = {
     "attached_signs",
     "attached_where",
 }
-SCREENS = {"cli_compare", "screen", "screen_pack", "screen_scan", "screen_compare"}
+SCREENS = {"cli_compare", "screen", "screen_compare", "screen_fitting", "screen_pack", "screen_scan"}
 ROOMS = {"clip", "constrain", "compress", "prune", "shrink", "pack", "export", "report", "examples"}
 PUBLIC = [
     (room, name, thing)

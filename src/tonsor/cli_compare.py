@@ -1,7 +1,7 @@
 """The command `tonsor compare`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,7 +37,9 @@ def compare(
         "rounds": rounds,
         "threads": threads,
     }
-    given = {key: value for key, value in {**asked, "device": device}.items() if value is not None}
+    given: dict[str, Any] = {
+        key: value for key, value in {**asked, "device": device}.items() if value is not None
+    }
     if len(folders) > 1:
         if given:
             raise ValueError(

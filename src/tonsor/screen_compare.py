@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tonsor.report.page import table
+from tonsor.screen_fitting import fitting
 
 ROOM = 100  # columns of a terminal that spreads fit into
 DASH = "\N{EN DASH}"
 LAYERS = 12  # that are told of, at most
-PIPED = 120  # columns where the output is no terminal
 
 
 def table_of_states(comparison: Mapping[str, Any], console: Console | None = None) -> None:
@@ -19,7 +19,7 @@ def table_of_states(comparison: Mapping[str, Any], console: Console | None = Non
 
     Args:
         comparison: The content of a `compare.json`.
-        console: Where to; standard output if not given. Where it is narrow, spreads are left out.
+        console: Where to; standard output if not given. On a narrow terminal spreads are left out.
 
     Example:
         >>> figures = {"accuracy": 0.5, "latency_ms": {"1": {"median": 0.25, "low": 0.2, "high": 0.3}}}
@@ -36,9 +36,7 @@ def table_of_states(comparison: Mapping[str, Any], console: Console | None = Non
         Medians of 5 rounds with 1 thread, below them the 10th and 90th percentile.
     """
     console = console or Console()
-    if not console.is_terminal and console.width < PIPED:
-        console = Console(file=console.file, width=PIPED)
-    spread = console.width >= ROOM
+    spread = console.width >= ROOM or not console.is_terminal
     drawn = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold")
     drawn.add_column("", no_wrap=True)
     for state in comparison["models"]:
@@ -48,7 +46,7 @@ def table_of_states(comparison: Mapping[str, Any], console: Console | None = Non
         if spread and any(cell.spread for cell in row.cells):
             drawn.add_row("", *(cell.spread.replace(DASH, "-") for cell in row.cells), style="dim")
     console.print()
-    console.print(drawn)
+    fitting(drawn, console).print(drawn)
     console.print()
     layers = [f"sparse: {layer['name']}: {layer['why']}" for layer in comparison.get("layers", [])]
     more = (

@@ -148,7 +148,7 @@ def _milliseconds(model: nn.Module, sample: tuple[Any, ...]) -> float:
 
 def _spread(values: Sequence[float], first: Sequence[float]) -> dict[str, float]:
     """Return median, 10th and 90th percentile, of times and of their ratios to the first model's."""
-    found = {}
+    found: dict[str, float] = {}
     ratios = np.divide(values, first)
     for median, taken in (("median", values), ("ratio", ratios)):
         before = "" if median == "median" else f"{median}_"

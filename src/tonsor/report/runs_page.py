@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tonsor.report import readable
-from tonsor.report.svg import COLOURS, INK, WIDTH, drawing, grid, to_svg
+from tonsor.report.svg import COLOURS, INK, WIDTH, drawing, grid, plain_log, to_svg
 from tonsor.report.template import filled, marked
 
 FORMS = "osD^vPX*<>"  # one for each run; more begin again
@@ -89,6 +89,7 @@ def runs_plot(rows: Sequence[Mapping[str, Any]], /) -> str:
         axes.set_xscale("log")
         axes.set(xlabel="bytes of the file (log)", ylabel=f"{metric or 'metric'}{unit}")
         axes.margins(0.1)
+        plain_log(axes.xaxis)
         grid(axes, axis="both")
         states = dict.fromkeys(row["model"] for row in points)
         named = [_mark(axes, [], [], COLOURS.get(state, INK), "s") for state in states]

@@ -143,7 +143,9 @@ def test_runs_stand_side_by_side_on_a_page():
     assert "97.8 %" in page
     assert "0.978" in page
     assert "<svg" not in page  # two metrics have no axis in common
-    assert "<svg" in render_runs(compare({"runs/a": comparison(), "runs/b": comparison()}))
+    page = render_runs(compare({"runs/a": comparison(), "runs/b": comparison()}))
+    assert "<svg" in page
+    assert ">10 k<" in page
     assert runs_plot([]) == ""
 
 

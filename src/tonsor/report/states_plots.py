@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from tonsor.report import readable
 from tonsor.report.compare import batches
-from tonsor.report.svg import COLOURS, INK, WIDTH, drawing, grid, to_svg
+from tonsor.report.svg import COLOURS, INK, WIDTH, drawing, grid, plain_log, to_svg
 
 # Another form for each state, for those who see no colour, and open, so that one on another is seen.
 FORMS = dict(zip(COLOURS, "osD^vP", strict=True))
@@ -52,7 +52,7 @@ def latency_by_batch(comparison: Mapping[str, Any], /) -> str:
             aside = 0.09 * (number - (len(models) - 1) / 2)  # whiskers side by side
             _times(axes, state, [model["latency_ms"].get(size) for size in sizes], aside)
         axes.set_yscale("log")
-        _plain(axes.yaxis)
+        plain_log(axes.yaxis)
         axes.set_xticks(range(len(sizes)), sizes)
         axes.set_xlim(-0.45, len(sizes) - 0.55)
         axes.set(xlabel="samples in a batch", ylabel="milliseconds a batch (log)")
@@ -146,22 +146,8 @@ def _scatter(axes: Any, points: Sequence[Point], *, named: bool) -> None:
         )
     axes.set_xscale("log")
     axes.margins(0.14)
-    _plain(axes.xaxis)
+    plain_log(axes.xaxis)
     grid(axes, axis="both")
-
-
-def _plain(axis: Any) -> None:
-    """Write the numbers of a logarithmic axis out, at few places."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(
-        LogLocator(subs=(1, 2, 5) if high < 12 * low else (1, 3) if high < 200 * low else (1,))
-    )
-    axis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:g}" if value < 1000 else readable.rate(value))
-    )
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _in_words(size: str, of: Mapping[str, float]) -> str:
