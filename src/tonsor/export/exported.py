@@ -99,12 +99,16 @@ def compare(
         [[x for x in tree_leaves(run(*given)) if isinstance(x, Tensor)] for run in (file, model)]
         for given in (rows(inputs, batch) for batch in batches)
     ]
-    worst = float(torch.tensor([difference(*run) for run in runs]).max())  # unlike Python's, it loses no NaN
+    worst = _greatest([difference(*run) for run in runs])
     if worst == float("inf"):
         return worst, worst
     sides = [zip(*side, strict=True) for side in zip(*runs, strict=True)]  # the outputs of all batches
-    apart = [_rms_difference(a, b) for a, b in zip(*sides, strict=True)]
-    return worst, float(torch.tensor([0.0, *apart]).max())
+    return worst, _greatest([_rms_difference(a, b) for a, b in zip(*sides, strict=True)])
+
+
+def _greatest(values: Sequence[float]) -> float:
+    """Return the greatest, 0 of none; unlike Python's `max`, it loses no NaN."""
+    return float(torch.tensor([0.0, *values], dtype=torch.float64).max())
 
 
 def _rms_difference(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

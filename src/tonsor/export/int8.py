@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tonsor.export.calibration import Calibration
 from tonsor.export.exported import Exported, arguments
 from tonsor.export.onnx import PACKAGES, onnx_bytes, run_and_compare
+from tonsor.export.onnx_model import in_a_line, refusals
 from tonsor.export.overflow import overflows
 from tonsor.export.quantizable import has_weights, untie_
 from tonsor.export.traced import need, quiet
@@ -159,9 +160,16 @@ def _written(quantize: Any, whole: Any, **settings: Any) -> bytes:
     """Return the file that a quantizer of ONNX Runtime's makes, without its notes."""
     import onnx
 
+    failures: tuple[type[Exception], ...] = (AssertionError, *refusals())
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "int8.onnx"
-        quantize(whole, path, **settings)
+        try:
+            quantize(whole, path, **settings)
+        except failures as error:
+            raise ValueError(
+                f"export.onnx_int8: ONNX Runtime cannot quantize the model: {in_a_line(error)}; are the "
+                "batches of the calibration shaped like the inputs, and all values finite?"
+            ) from error
         proto = onnx.load_model(path)
     del proto.graph.value_info[:]
     del proto.metadata_props[:]

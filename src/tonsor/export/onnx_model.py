@@ -79,8 +79,8 @@ class OnnxModel(nn.Module):
         arrays = {name: x.detach().cpu().numpy() for name, x in feed.items()}
         try:
             got = self._session.run(None, arrays)
-        except _refusals() as error:
-            raise ValueError(f"{self.path.name}: ONNX Runtime cannot run it: {error}") from error
+        except refusals() as error:
+            raise ValueError(f"{self.path.name}: ONNX Runtime cannot run it: {in_a_line(error)}") from error
         outputs = tuple(torch.from_numpy(output).to(device) for output in got)
         return outputs if len(outputs) > 1 else outputs[0]
 
@@ -129,17 +129,32 @@ def open_session(source: Path | bytes, threads: int) -> Any:
     options.inter_op_num_threads = 1
     try:
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except _refusals() as error:
-        raise ValueError(f"export: ONNX Runtime cannot read {what}: {error}") from error
+    except refusals() as error:
+        raise ValueError(f"export: ONNX Runtime cannot read {what}: {in_a_line(error)}") from error
     for end in (*session.get_inputs(), *session.get_outputs()):
         if end.type not in TYPES:
             raise ValueError(f"export: {what}: '{end.name}' is a {end.type}; expected one of {list(TYPES)}")
     return session
 
 
-def _refusals() -> tuple[type[Exception], ...]:
-    """Return the errors of ONNX Runtime's, which have no common ancestor of their own."""
+def refusals() -> tuple[type[Exception], ...]:
+    """Return the errors of ONNX Runtime's, which have no common ancestor of their own.
+
+    Example:
+        >>> [error.__name__ for error in refusals()][:2]
+        ['Fail', 'InvalidGraph']
+    """
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     broken = (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
     return (*broken, state.InvalidArgument, state.RuntimeException)
+
+
+def in_a_line(error: Exception) -> str:
+    r"""Return what an error says, in one line.
+
+    Example:
+        >>> in_a_line(ValueError("index: 1\n  Got: 7"))
+        'index: 1 Got: 7'
+    """
+    return " ".join(str(error).split())

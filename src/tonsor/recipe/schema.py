@@ -145,6 +145,8 @@ class Export(Section):
     """Say which files are written."""
 
     formats: list[RuleField] = [Rule(rule="safetensors"), Rule(rule="onnx")]
+    calibration: int = Field(8, ge=1)  # batches of training inputs, for formats that round activations
+    batch_size: int = Field(64, ge=1)
 
 
 class Report(Section):
