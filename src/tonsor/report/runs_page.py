@@ -16,7 +16,7 @@ TITLES = {
     "parameters": "parameters",
     "nonzeros": "nonzero",
     "bytes": "file",
-    "macs": "MACs a sample",
+    "macs": "MACs",
 }
 WRITERS = {
     "loss": readable.digits,
