@@ -191,7 +191,7 @@ def test_the_zeros_of_an_int8_file_are_where_its_zero_points_say(tmp_path, axis,
     weight = torch.tensor([[1, 2, 0], [1, 2, 2]], dtype=torch.int8)
     taken = torch.tensor(0 if zero is None else zero, dtype=torch.int8)
     shaped = taken.view(-1, 1) if axis == 0 else taken
-    held = {"w": weight, "s": torch.ones(taken.shape), "b": torch.tensor([0.5, 0.0])}
+    held = {"w": weight, "s": torch.ones(taken.shape), "b": torch.tensor([0.5, 0.0]), "c": torch.tensor(2.0)}
     if zero is not None:
         held["z"] = taken
     node = helper.make_node(

@@ -48,7 +48,7 @@ def table_of_states(comparison: Mapping[str, Any], console: Console | None = Non
     console.print()
     fitting(drawn, console).print(drawn)
     console.print()
-    layers = [f"sparse: {layer['name']}: {layer['why']}" for layer in comparison.get("layers", [])]
+    layers = [f"sparse: layer {layer['name']}: {layer['why']}" for layer in comparison.get("layers", [])]
     more = (
         [f"sparse: {len(layers) - LAYERS} more layers are told of in the page"]
         if len(layers) > LAYERS

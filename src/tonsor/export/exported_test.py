@@ -40,7 +40,7 @@ def test_files_are_compared_over_all_batches_together(batch, more, error):
     x = torch.arange(1.0, 6.0, dtype=torch.float64)[:, None]
     sizes = [batch, batch + more]
     given_ = torch.cat([x.repeat(2, 1)[:size] for size in sizes])
-    worst, apart = compare(lambda x: x + error * (x == 1), nn.Identity(), (x,), sizes)
+    worst, apart = compare(lambda x: x + error * (x == 1).double(), nn.Identity(), (x,), sizes)
     of_ones = (given_ == 1).sum().double().sqrt() * abs(error)
     assert apart == pytest.approx(float(of_ones / given_.norm()), abs=1e-12)
     assert worst == pytest.approx(abs(error) / min(batch, 5), abs=1e-12)

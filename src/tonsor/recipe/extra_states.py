@@ -133,7 +133,7 @@ def int8_state(run: Run, path: Path, *, threads: int) -> State:
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """Count the numbers that an ONNX file holds as weights, in whole numbers or not; scales are none."""
+    """Count the numbers that an ONNX file holds as weights, in whole numbers or not; scales and scalars are none."""
     import onnx
 
     graph = onnx.load(str(path)).graph
@@ -142,7 +142,9 @@ def _numbers(path: Path) -> dict[str, int]:
     scales = {name for node in scaling for name in node.input[1:]}
     zeros = {node.input[0]: _zero(node, held) for node in scaling if node.input[0] in held}
     weights = {name: array - zeros[name] for name, array in held.items() if name in zeros}
-    weights |= {n: a for n, a in held.items() if n not in {*zeros, *scales} and a.dtype.kind == "f"}
+    weights |= {
+        n: a for n, a in held.items() if a.ndim and n not in {*zeros, *scales} and a.dtype.kind == "f"
+    }
     return {
         "parameters": sum(int(array.size) for array in weights.values()),
         "nonzeros": sum(int((array != 0).sum()) for array in weights.values()),
