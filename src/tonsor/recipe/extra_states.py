@@ -133,7 +133,7 @@ def int8_state(run: Run, path: Path, *, threads: int) -> State:
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """Count the numbers that an ONNX file holds as weights, in whole numbers or not; scales and scalars are none."""
+    """Count what an ONNX file holds as weights, in whole numbers or not; scales and scalars are none."""
     import onnx
 
     graph = onnx.load(str(path)).graph
