@@ -16,7 +16,7 @@ def cut(buffer, sizes):
     return found
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(sizes=st.lists(st.integers(-3, 5).filter(bool), min_size=1, max_size=20), seed=st.integers(0, 9))
 def test_the_views_hold_every_element_once_whatever_the_order_and_the_gaps(sizes, seed):
     buffer = torch.arange(float(sum(map(abs, sizes))))

@@ -35,7 +35,7 @@ def test_the_norm_is_its_definition(order, dtype):
     assert got.item() == pytest.approx(oracle(tensors, order), rel=2e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     sizes=st.lists(st.integers(0, 300), min_size=1, max_size=12),
     seed=st.integers(0, 2**31),

@@ -50,7 +50,7 @@ def zclip(gradients, z0, alpha, warmup, mean_only, cap):
 
 
 @given(seed=seeds, z0=st.floats(0.5, 3), alpha=st.floats(0.5, 0.99), mean_only=st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_zclip_is_the_formula(seed, z0, alpha, mean_only):
     gradients = drawn(seed, 40)
     adjustment = "mean" if mean_only else "reciprocal"
@@ -74,7 +74,7 @@ def adagc(gradients, ratio, beta, warmup, bound):
 
 
 @given(seed=seeds, ratio=st.floats(1.01, 3), beta=st.floats(0.5, 0.99), bound=st.floats(0.1, 10))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_adagc_is_the_formula(seed, ratio, beta, bound):
     gradients = drawn(seed, 40, tensors=3)
     rule = AdaGC(ratio=ratio, beta=beta, warmup=10, max_norm=bound)
@@ -92,7 +92,7 @@ def spam(gradients, theta, beta, warmup):
 
 
 @given(seed=seeds, theta=st.floats(1, 20), beta=st.floats(0.5, 0.99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_spike_clip_is_the_formula(seed, theta, beta):
     gradients = drawn(seed, 30, tensors=2)
     rule = SpikeClip(theta=theta, beta=beta, warmup=5)
@@ -119,7 +119,7 @@ def adafactor(gradients, bound, beta):
 
 
 @given(seed=seeds, bound=st.floats(0.2, 2), beta=st.floats(0.5, 0.999))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_update_clip_is_the_formula(seed, bound, beta):
     gradients = drawn(seed, 30, tensors=2)
     assert_follows(UpdateClip(bound=bound, beta=beta), gradients, adafactor(gradients, bound, beta))
@@ -136,7 +136,7 @@ def skipped(gradients, sigma, window, warmup):
 
 
 @given(seed=seeds, sigma=st.floats(0.5, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_skip_spikes_is_the_formula(seed, sigma):
     gradients = drawn(seed, 60)
     rule = SkipSpikes(sigma=sigma, window=12, warmup=6)
@@ -166,7 +166,7 @@ def steered(gradients, fraction, rate, warmup):
 
 
 @given(seed=seeds, fraction=st.floats(0.01, 0.9), rate=st.floats(0.01, 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_target_fraction_is_the_formula(seed, fraction, rate):
     gradients = drawn(seed, 60)
     rule = TargetFraction(fraction=fraction, rate=rate, warmup=5)

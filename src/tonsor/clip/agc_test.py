@@ -38,7 +38,7 @@ def with_gradients(module, seed):
 
 @pytest.mark.parametrize("name", LAYERS)
 @given(seed=st.integers(0, 999), clipping=st.floats(1e-4, 1), eps=st.floats(1e-4, 1))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_each_layer_is_clipped_by_its_own_units(name, seed, clipping, eps):
     layer, axes = LAYERS[name]
     with_gradients(layer, seed)

@@ -34,7 +34,7 @@ def assert_grads(given, oracle):
         np.testing.assert_allclose(weight.grad.numpy(), grad, rtol=1e-5, atol=1e-30)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(grads=tensors, bound=bounds)
 def test_norm_bounds_each_tensor(grads, bound):
     given = weights(grads)
@@ -42,7 +42,7 @@ def test_norm_bounds_each_tensor(grads, bound):
     assert_grads(given, [shortened(g, np.sqrt((g**2).sum()), bound) for g in exact(grads)])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(grads=tensors, bound=bounds)
 def test_block_rms_bounds_each_tensor_s_root_mean_square(grads, bound):
     given = weights(grads)
@@ -50,7 +50,7 @@ def test_block_rms_bounds_each_tensor_s_root_mean_square(grads, bound):
     assert_grads(given, [shortened(g, np.sqrt((g**2).mean()), bound) for g in exact(grads)])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(grads=tensors, bound=bounds, cut=st.integers(0, 6), other=bounds)
 def test_group_norm_bounds_each_group(grads, bound, cut, other):
     cut = min(cut, len(grads))

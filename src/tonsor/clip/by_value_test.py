@@ -19,7 +19,7 @@ def weight(grad):
     seed=st.integers(0, 99),
     bound=st.floats(0.1, 3),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_block_by_block_is_norm_then_clamp(sizes, seed, bound):
     generator = torch.Generator().manual_seed(seed)
     grads = [torch.randn(size, generator=generator) for size in sizes]

@@ -61,7 +61,7 @@ def test_no_element_grows_or_turns(rule):
 
 @rules
 @given(seed=st.integers(0, 99), scale=st.floats(1e-3, 1e3))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_joint_norm_never_grows(rule, seed, scale):
     drawn = parameters(seed)
     for parameter in drawn[:2]:
@@ -73,7 +73,7 @@ def test_the_joint_norm_never_grows(rule, seed, scale):
 
 @pytest.mark.parametrize("name", [name for name, rule in RULES.items() if not inspect.isclass(rule)])
 @given(seed=st.integers(0, 99))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_twice_is_once(name, seed):
     drawn = parameters(seed)
     RULES[name](drawn)

@@ -18,7 +18,7 @@ def filled(norms, **settings):
     return history
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(count=st.integers(0, 170), capacity=st.integers(1, 90), last=st.integers(0, 120))
 def test_a_ring_is_the_end_of_the_list(count, capacity, last):
     ring = Ring(capacity)

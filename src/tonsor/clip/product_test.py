@@ -107,7 +107,7 @@ def parameters_on_meta():
 
 @pytest.mark.parametrize("measure", [m for m in MEASURES if m not in REMEMBERING])
 @given(seed=st.integers(0, 999), bound=st.floats(1e-2, 1e2))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_scaling_holds_the_bound_keeps_each_unit_s_direction_and_twice_is_once(measure, seed, bound):
     rule, given = Clip(made(measure), partial(fixed, bound=bound), scale), parameters(seed)
     before = parts_of(parameters(seed))
@@ -123,7 +123,7 @@ def test_scaling_holds_the_bound_keeps_each_unit_s_direction_and_twice_is_once(m
 
 @pytest.mark.parametrize("measure", ["Whole", "Group", "PerTensor", "PerUnit"])
 @given(seed=st.integers(0, 999), bound=st.floats(1e-2, 1e2))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_clamping_by_the_largest_element_bounds_every_element(measure, seed, bound):
     given = parameters(seed)
     Clip(MEASURES[measure](by="max"), partial(fixed, bound=bound), clamp)(given)

@@ -49,7 +49,7 @@ def sizes_by_hand(grad, unit_dim, by):
     seed=st.integers(0, 99),
     is_joined=st.booleans(),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_each_unit_is_measured_and_scaled_by_itself(by, unit_dim, picks, dtype, seed, is_joined):
     weights = weights_of(picks, dtype, seed, is_joined)
     before = [weight.grad.clone() for weight in weights]

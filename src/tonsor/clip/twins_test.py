@@ -49,7 +49,7 @@ def test_the_signature_is_torchs_and_the_name_is_the_packages(name):
     assert name in dir(tonsor)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(grads=GRADS, bound=st.floats(0, 300), order=ORDERS, foreach=FOREACH, wide=st.booleans())
 def test_clipping_by_norm_is_torchs(grads, bound, order, foreach, wide):
     dtype = torch.float64 if wide else torch.float32
@@ -63,7 +63,7 @@ def test_clipping_by_norm_is_torchs(grads, bound, order, foreach, wide):
         same(grads_of(ours), grads_of(theirs), rtol=2e-6, atol=1e-20)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(grads=GRADS, bound=st.floats(0, 300), foreach=FOREACH)
 def test_clipping_by_value_is_torchs(grads, bound, foreach):
     ours, theirs = weights(grads), weights(grads)
@@ -73,7 +73,7 @@ def test_clipping_by_value_is_torchs(grads, bound, foreach):
     same(grads_of(ours), grads_of(theirs), rtol=0, atol=0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(grads=GRADS, bound=st.floats(0, 300), order=ORDERS)
 def test_the_two_halves_are_the_whole(grads, bound, order):
     whole, halves = weights(grads), weights(grads)

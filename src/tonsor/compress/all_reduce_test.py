@@ -90,7 +90,7 @@ def oracle(name, grads):
 
 
 @every_code
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 999), size=st.sampled_from(SIZES), scale=st.sampled_from([1e-25, 1.0, 1e25]))
 def test_codes_are_averaged_as_the_definition_says(name, seed, size, scale):
     grads = [bucket(seed + rank, shapes=MATRICES, scale=scale) for rank in range(size)]
@@ -104,7 +104,7 @@ def test_codes_are_averaged_as_the_definition_says(name, seed, size, scale):
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 999))
 def test_a_vote_has_the_sign_of_most_workers(size, seed):
     grads = [bucket(seed + rank, shapes={"w": (64, 90)}) for rank in range(size)]
@@ -125,7 +125,7 @@ def test_level_votes_are_tossed_fairly_and_anew_and_a_block_of_zeros_does_not_vo
     assert together([MajorityVote() for _ in range(3)], [rests, rests, up])[0].mean["w"].gt(0).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     name=st.text(max_size=3),
     count=st.integers(1, 60000),

@@ -186,7 +186,7 @@ def test_settings_out_of_range_are_told():
 times = st.floats(0, 1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data(), st.integers(2, 4), st.integers(2, 3), st.floats(0, 1))
 def test_a_plan_is_within_the_error_and_nearly_the_best(data, buckets, candidates, error):
     arrivals = sorted(data.draw(times) for _ in range(buckets))
@@ -216,7 +216,7 @@ def test_a_plan_is_within_the_error_and_nearly_the_best(data, buckets, candidate
     assert end(plan) <= 1.5 * best + 1e-9
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.floats(1e-6, 1e-1),
     st.floats(1e-10, 1e-6),

@@ -18,7 +18,7 @@ shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 some = st.lists(st.tuples(shapes, st.sampled_from(DTYPES)), max_size=5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(kinds=some, seed=st.integers(0, 99))
 def test_any_list_is_gathered_bit_for_bit(kinds, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -36,7 +36,7 @@ def test_what_is_gathered_keeps_every_bit_of_what_is_not_a_number():
     assert torch.equal(got.view(torch.int32), bits)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(kinds=st.lists(st.tuples(shapes, st.sampled_from(DTYPES[:4])), max_size=5))
 def test_the_mean_of_one_worker_is_what_came_and_shares_no_memory(kinds):
     tensors = [torch.full(shape, 1.5).to(dtype) for shape, dtype in kinds]
@@ -62,7 +62,7 @@ def test_transposed_tensors_are_packed_in_their_own_order():
     assert torch.equal(mean, t)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(kinds=some)
 def test_what_a_worker_has_for_itself_comes_back_and_shares_no_memory(kinds):
     tensors = [torch.ones(shape).to(dtype) for shape, dtype in kinds]

@@ -225,7 +225,7 @@ def test_how_gradients_are_put_into_buckets_does_not_matter(name):
 
 
 @pytest.mark.parametrize("name", FED)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 999), size=st.sampled_from(SIZES), scale=st.sampled_from([1e-6, 1.0, 1e6]))
 def test_nothing_is_lost_with_error_feedback(name, seed, size, scale):
     rules = [make(name) for _ in range(size)]

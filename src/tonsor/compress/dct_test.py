@@ -40,7 +40,7 @@ def coefficients(grad, tile, density):
     return out[: matrix.shape[0], : matrix.shape[1]].reshape(grad.shape)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     shape=st.sampled_from([(12, 30), (7, 13), (33, 5, 3), (6, 4, 3, 3), (1, 90)]),
     tile=st.sampled_from([1, 4, 8, 64]),
@@ -66,7 +66,7 @@ def test_the_basis_is_that_of_the_definition(size):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.integers(1, 30),
     columns=st.integers(1, 30),

@@ -40,7 +40,7 @@ class Paper:
         return total
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 999),
     size=st.sampled_from(SIZES),

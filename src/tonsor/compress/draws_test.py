@@ -18,7 +18,7 @@ def numbers(seed, step):
     return drawn(Draws(seed, torch.tensor(step))).double() / 2**32
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(-(2**70), 2**70), step=st.integers(0, 2**40))
 def test_numbers_are_even_and_independent_of_their_neighbours_steps_and_seeds(seed, step):
     u = numbers(seed, step)
@@ -30,7 +30,7 @@ def test_numbers_are_even_and_independent_of_their_neighbours_steps_and_seeds(se
         assert abs((u * other).mean() * 12) < 6 / COUNT**0.5
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(start=st.integers(0, 2**33), count=st.integers(1, 300))
 def test_a_place_has_its_number_wherever_the_piece_begins(start, count):
     draws = Draws(5, torch.tensor(3))

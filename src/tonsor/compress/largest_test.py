@@ -18,7 +18,7 @@ def by_sorting(values, count):
     return np.sort(order[:count])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     length=st.integers(0, 3000),
     share=st.floats(0, 1),

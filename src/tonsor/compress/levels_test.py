@@ -37,7 +37,7 @@ def by_hand(values, bits):
     return np.sign(values) * out * top
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     seed=st.integers(0, 999),
     count=st.integers(1, 200),

@@ -23,7 +23,7 @@ def part_of(numel, count, seed, dtype=torch.float32, *, is_clustered=False):
 sizes = st.integers(0, 400).flatmap(lambda numel: st.tuples(st.just(numel), st.integers(0, numel)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     sizes=st.lists(st.lists(sizes, min_size=1, max_size=3), max_size=3),
     seed=st.integers(0, 99),
@@ -78,7 +78,7 @@ def sealed(rest: bytes) -> torch.Tensor:
     return torch.tensor([*START.pack(0xD1, zlib.crc32(rest)), *rest], dtype=torch.uint8)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rest=st.binary(max_size=60))
 def test_nonsense_with_a_right_checksum_is_refused_or_is_a_message(rest):
     try:
@@ -91,7 +91,7 @@ def test_nonsense_with_a_right_checksum_is_refused_or_is_a_message(rest):
         assert part.places.numel() <= min(sum(part.numels), 8 * len(rest))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(edits=st.lists(st.tuples(st.integers(0, 70), st.integers(0, 255)), min_size=1, max_size=3))
 def test_a_changed_message_with_a_right_checksum_breaks_nothing(edits):
     rest = bytearray(

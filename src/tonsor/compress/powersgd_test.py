@@ -28,7 +28,7 @@ def paper(matrices, q):
     return p @ q.T, [p @ mine.T for mine in own], q
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 999), size=st.sampled_from(SIZES), rank=st.sampled_from([1, 2, 4, 5]))
 def test_four_steps_with_error_feedback_are_those_of_the_paper(seed, size, rank):
     generator = torch.Generator().manual_seed(seed)
@@ -140,7 +140,7 @@ def test_the_first_factor_depends_on_seed_and_name_alone():
     assert not torch.equal(first(0, "w")["w"], first(0, "v")["v"])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.integers(3, 40),
     kinds=st.lists(st.sampled_from(["random", "zero", "copy", "tiny", "huge"]), min_size=1, max_size=3),

@@ -14,7 +14,7 @@ def sent_places(rule, grad, steps):
     return torch.stack(rows) != 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.integers(1, 40),
     columns=st.integers(1, 40),

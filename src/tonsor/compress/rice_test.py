@@ -18,7 +18,7 @@ def by_the_book(places, low):
     return code
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(places=st.sets(st.integers(0, 5000), max_size=300), low=st.integers(0, 13), spare=st.integers(0, 9))
 def test_the_code_is_that_of_the_book_and_comes_back(places, low, spare):
     places = sorted(places)
@@ -31,7 +31,7 @@ def test_the_code_is_that_of_the_book_and_comes_back(places, low, spare):
     assert rice_decode(got_lows, got_highs, len(places)).tolist() == places
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(numel=st.integers(1, 10**9), share=st.floats(0, 1), seed=st.integers(0, 99))
 def test_any_places_find_room_and_no_other_parameter_needs_less(numel, share, seed):
     count = max(1, min(int(share**6 * numel), 300))

@@ -34,7 +34,7 @@ def by_stages(grad, density):
     return min(threshold, sizes.max())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 999),
     size=st.sampled_from(SIZES),
@@ -51,7 +51,7 @@ def test_the_mean_is_that_of_what_reaches_the_threshold(seed, size, value, most)
         np.testing.assert_allclose(got[0].mean[name].numpy(), sum(want) / size, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 999), density=st.sampled_from([0.3, 0.1, 0.01]), power=st.sampled_from([1, 3]))
 def test_without_a_value_the_threshold_is_fitted_in_stages(seed, density, power):
     grad = bucket(seed, shapes={"w": (50, 60)})["w"].pow(power)

@@ -26,7 +26,7 @@ def oracle(grads, density):
     return total / len(grads)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 999),
     size=st.sampled_from(SIZES),

@@ -7,6 +7,7 @@ from tonsor.pack.centroids import finetune_ as finetune_
 from tonsor.pack.coders import CODERS as CODERS
 from tonsor.pack.coding import POSITIONS as POSITIONS
 from tonsor.pack.coding import Coding as Coding
+from tonsor.pack.compensated import gptq as gptq
 from tonsor.pack.entry import Entry as Entry
 from tonsor.pack.file import load as load
 from tonsor.pack.file import save as save

@@ -31,7 +31,8 @@ def kmeans(weight: Tensor, /, *, bits: int = 4, groups: int = 1, rounds: int = 1
     Args:
         weight: Floats, any shape, finite.
         bits: Of a code, in [2, 8]: zero and :math:`2^b - 1` values; more are nearer to the weight.
-        groups: Runs of output channels with a table each; more are nearer to the weight, and longer.
+        groups: Runs of output channels with a table each, as far as there are so many channels; more are
+            nearer to the weight, and longer.
         rounds: At most; it ends sooner where nothing moves.
 
     Returns:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tonsor.pack.by_kmeans import check
-from tonsor.pack.shared import Shared
+from tonsor.pack.shared import Shared, runs_of
 
 
 @torch.no_grad()
@@ -20,7 +20,8 @@ def uniform(weight: Tensor, /, *, bits: int = 8, groups: int | None = None) -> S
     Args:
         weight: Floats, any shape, finite; a weight of one dimension has one step.
         bits: Of a multiple, in [2, 8]; more are nearer to the weight.
-        groups: Runs of output channels with a step each; every channel for itself if not given.
+        groups: Runs of output channels with a step each; every channel for itself if not given,
+            or where there are fewer.
 
     Returns:
         The codes and the steps.
@@ -38,15 +39,10 @@ def uniform(weight: Tensor, /, *, bits: int = 8, groups: int | None = None) -> S
         https://arxiv.org/abs/1806.08342
     """
     check("uniform", weight, bits)
-    channels = weight.shape[0] if weight.ndim > 1 and weight.numel() else 1
-    groups = channels if groups is None else groups
-    if not 1 <= groups <= channels:
-        raise ValueError(f"pack.uniform: groups must lie between 1 and the {channels} channels; got {groups}")
-    most = 2 ** (bits - 1) - 1
-    rows = torch.arange(channels, device=weight.device) * groups // channels
-    values = weight.detach().to(torch.promote_types(weight.dtype, torch.float32)).reshape(channels, -1)
-    largest = values.abs().amax(1) if values.numel() else values.new_zeros(channels)
-    steps = values.new_zeros(groups).scatter_reduce(0, rows, largest, "amax") / most
+    most, rows = 2 ** (bits - 1) - 1, runs_of(weight, groups)
+    values = weight.detach().to(torch.promote_types(weight.dtype, torch.float32)).reshape(len(rows), -1)
+    largest = values.abs().amax(1) if values.numel() else values.new_zeros(len(rows))
+    steps = values.new_zeros(int(rows[-1]) + 1).scatter_reduce(0, rows, largest, "amax") / most
     step = torch.where(steps > 0, steps, 1)[rows, None]
     multiples = (values / step).round_().clamp_(-most, most).to(torch.int16)
     codes = torch.where(multiples > 0, 2 * multiples - 1, -2 * multiples).to(torch.uint8)

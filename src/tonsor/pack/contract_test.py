@@ -94,10 +94,19 @@ def test_weights_at_the_ends_of_the_range_do_not_break(name, value):
 
 
 @every_sharing
-@pytest.mark.parametrize("settings", [{"bits": 1}, {"bits": 9}, {"bits": 2.5}, {"groups": 0}, {"groups": 7}])
+@pytest.mark.parametrize("settings", [{"bits": 1}, {"bits": 9}, {"bits": 2.5}, {"groups": 0}])
 def test_a_sharing_refuses_what_is_out_of_range(name, settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))} must"):
         SHARINGS[name](torch.randn(6, 5), **settings)
+
+
+@every_sharing
+def test_more_groups_than_channels_are_one_for_each_channel(name):
+    for weight in (torch.randn(6, 5), torch.randn(7)):
+        most = weight.shape[0] if weight.ndim > 1 else 1
+        assert SHARINGS[name](weight, groups=16).groups == most
+        many, one_each = (SHARINGS[name](weight, groups=groups).values() for groups in (16, most))
+        assert torch.equal(many, one_each)
 
 
 @every_sharing
@@ -110,7 +119,7 @@ def test_a_sharing_refuses_what_is_not_finite_or_no_float(name, bad):
 
 
 @every_position
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(flags=matrices(), coder=st.sampled_from(list(CODERS)))
 def test_positions_come_back(name, flags, coder):
     before = flags.copy()

@@ -72,29 +72,50 @@ class Shared:
         return replace(self, learned=learned)
 
 
+def runs_of(weight: Tensor, groups: int | None, /) -> Tensor:
+    """Return for each output channel the run it is in, so many runs of like length.
+
+    Args:
+        weight: Any shape; one of a single dimension is one channel.
+        groups: How many, at least 1; where there are fewer channels, or nothing is given, one each.
+
+    Returns:
+        int64, shape `(channels,)`.
+
+    Raises:
+        ValueError: If there are to be less than 1.
+
+    Example:
+        >>> runs_of(torch.zeros(3, 4), 2), runs_of(torch.zeros(2, 4), 16), runs_of(torch.zeros(9), 2)
+        (tensor([0, 0, 1]), tensor([0, 1]), tensor([0]))
+    """
+    channels = weight.shape[0] if weight.ndim > 1 and weight.numel() else 1
+    if groups is not None and groups < 1:
+        raise ValueError(f"pack: groups must be at least 1; got {groups}")
+    number = min(channels, groups or channels)
+    return torch.arange(channels, device=weight.device) * number // channels
+
+
 def group_rows(weight: Tensor, groups: int, /) -> list[Tensor]:
-    """Return the output channels in so many runs, each flat; one run of everything for what has none.
+    """Return the output channels in runs, each flat; one run of everything for what has none.
 
     Args:
         weight: Any shape.
-        groups: How many; at most as many as there are channels.
+        groups: As `runs_of` takes them.
 
     Returns:
         Views or copies, 1-D.
 
     Raises:
-        ValueError: If there are fewer channels than groups.
+        ValueError: If there are to be less than 1.
 
     Example:
         >>> [len(run) for run in group_rows(torch.zeros(3, 4), 2)]
         [8, 4]
     """
-    if groups == 1:
+    rows = runs_of(weight, groups)
+    if len(rows) == 1 or not rows[-1]:
         return [weight.reshape(-1)]
-    channels = weight.shape[0] if weight.ndim > 1 else 1
-    if not 1 <= groups <= channels:
-        raise ValueError(f"pack: groups must lie between 1 and the {channels} output channels; got {groups}")
-    rows = torch.arange(channels) * groups // channels
     return [run.reshape(-1) for run in torch.split(weight, torch.bincount(rows).tolist())]
 
 

@@ -30,7 +30,7 @@ def test_kmeans_is_lloyds_from_linear_centroids(bits):
     np.testing.assert_allclose(values[kept].numpy(), expected, rtol=6e-4)  # centroids are halves
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-100, 100, width=16), min_size=1, max_size=60), st.integers(2, 5))
 def test_every_element_has_the_nearest_centroid(elements, bits):
     weight = torch.tensor(elements)

@@ -34,7 +34,7 @@ def either(request, monkeypatch):
     return request.param
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     rows=st.integers(1, 70),
     features=st.integers(1, 70),

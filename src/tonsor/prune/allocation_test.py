@@ -51,7 +51,7 @@ def test_a_dip_is_no_gain():
 
 
 @given(things=st.lists(options, min_size=1, max_size=4), budget=st.floats(-3, 6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_knapsack_is_within_its_budget_and_as_good_as_any_choice_a_hair_below(things, budget):
     costs = [np.array([cost for cost, _ in thing]) for thing in things]
     gains = [np.array([gain for _, gain in thing]) for thing in things]
@@ -69,7 +69,7 @@ def test_the_knapsack_is_within_its_budget_and_as_good_as_any_choice_a_hair_belo
 
 
 @given(things=st.lists(options, min_size=1, max_size=4), target=st.floats(0.01, 20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_target_is_reached_and_no_choice_a_hair_above_costs_less(things, target):
     costs = [np.array([cost for cost, _ in thing]) for thing in things]
     gains = [np.array([gain for _, gain in thing]) for thing in things]

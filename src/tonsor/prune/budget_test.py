@@ -52,7 +52,7 @@ def one_by_one(given_weights, budget, units, **parts):
     scope=st.sampled_from([across, local, lamp, erk, owl]),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_halving_ends_where_removing_one_by_one_ends(share, cost, scope, seed):
     given_weights, budget = weights(seed), Budget(cost=cost, share=share)
     sparsity = find_sparsity(given_weights, budget, scope=scope)
@@ -129,7 +129,7 @@ def test_a_budget_has_one_bound_in_range(keys, says):
 
 
 @given(density=st.floats(0, 1), rows=st.integers(1, 6), columns=st.integers(1, 700), bits=st.integers(1, 32))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_bytes_are_those_of_the_smallest_layout(density, rows, columns, bits):
     mask = np.random.default_rng(0).random((rows, columns)) < density
     kept, values = mask.sum(), -(-int(mask.sum()) * bits // 8)

@@ -128,7 +128,7 @@ def test_a_pattern_is_frozen_and_tuned_by_keyword(pattern):
 
 @patterns
 @given(shape=st.lists(st.integers(0, 4), max_size=4), seed=st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_is_expanded_reduces_to_the_same_choice(pattern, shape, seed):
     weights = {"w": drawn(shape, seed).abs() + 1}
     units = pattern().reduce(weights)
@@ -172,7 +172,7 @@ def test_a_sparsity_that_is_no_fraction_is_refused(scope, sparsity):
     high=st.floats(0, 0.5),
     levels=st.integers(1, 5),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_higher_sparsity_keeps_a_subset_and_zero_keeps_all_ties_or_not(scope, shapes, low, high, levels):
     low, high = sorted((low, high))
     units = {str(i): (drawn(shape, i) * levels).round() for i, shape in enumerate(shapes)}

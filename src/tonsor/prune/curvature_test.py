@@ -60,7 +60,7 @@ def test_the_update_goes_to_the_lowest_point_that_the_masks_leave(gone):
     seed=st.integers(0, 99),
     entries=st.sampled_from([1, 60]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_block_goes_to_its_own_lowest_point_a_few_at_a_time(size, block, seed, entries):
     blocks = -(-size // block)
     parts = [quadratic(seed + place, block) for place in range(blocks)]

@@ -26,7 +26,7 @@ def softmax(x):
 @given(
     temperature=st.floats(0.5, 20), weight=st.floats(0, 1), seed=st.integers(0, 99), classes=st.integers(2, 6)
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_soft_targets_is_hintons_formula(temperature, weight, seed, classes):
     outputs, taught = drawn(4, classes, seed=seed), drawn(4, classes, seed=seed + 1)
     p, q = softmax(taught.numpy() / temperature), softmax(outputs.numpy() / temperature)

@@ -33,7 +33,7 @@ def test_masks_have_the_shape_of_the_weights_which_stay_as_they_are():
 
 @pytest.mark.filterwarnings("ignore:.*nothing of")
 @given(first=sparsities, second=sparsities, scope=st.sampled_from([local, across]), seed=st.integers(0, 9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_within_is_never_revived_and_counts_towards_the_sparsity(first, second, scope, seed):
     given_weights = weights(seed)
     before = find_masks(given_weights, first, scope=scope)
@@ -46,7 +46,7 @@ def test_within_is_never_revived_and_counts_towards_the_sparsity(first, second, 
 
 @pytest.mark.filterwarnings("ignore:.*nothing of")
 @given(seed=st.integers(0, 9), scope=st.sampled_from([local, across]))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_least_important_one_by_one_is_the_same_as_at_once(seed, scope):
     given_weights = {"a": weights(seed)["a"]}
     masks = None

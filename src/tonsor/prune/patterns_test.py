@@ -24,7 +24,7 @@ def drawn(*shape):
     shape=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     sides=st.tuples(st.integers(0, 5), st.integers(0, 5)),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_tile_is_scored_by_the_elements_it_has(reduction, shape, sides):
     scores = drawn(*shape)
     rule = Block(height=sides[0], width=sides[1], reduction=reduction)

@@ -31,7 +31,7 @@ def close(found, wanted, tolerance=1e-7):
 
 
 @given(seed=st.integers(0, 999), density=st.floats(0, 1), is_iterated=st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_each_row_is_what_least_squares_finds_on_its_mask(seed, density, is_iterated):
     x, weight = inputs(40, 7, seed), drawn(5, 7, seed=seed + 2)
     mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(seed)) < density
@@ -82,7 +82,7 @@ def test_groups_are_refitted_each_on_its_own_inputs():
 
 
 @given(seed=st.integers(0, 999), damping=st.sampled_from([0.0, 0.01, 1.0]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_refit_is_never_worse_than_the_mask_alone(seed, damping):
     x, weight = inputs(30, 6, seed), drawn(4, 6, seed=seed)
     mask = drawn(4, 6, seed=seed + 1) > 0

@@ -55,7 +55,7 @@ def papers_rigl(weight, mask, gradient, fraction):
 
 
 @given(seed=st.integers(0, 50), fraction=st.floats(0, 0.99), sparsity=st.floats(0, 0.95))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_rigl_is_the_algorithm_of_its_paper(seed, fraction, sparsity):
     weight, mask, gradient = layer(seed, sparsity)
     stats = {"w": {"gradient": gradient}}
@@ -64,7 +64,7 @@ def test_rigl_is_the_algorithm_of_its_paper(seed, fraction, sparsity):
 
 
 @given(seed=st.integers(0, 50), fraction=st.floats(0, 0.99), step=st.integers(0, 9))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_set_drops_the_smallest_and_grows_as_many_of_the_rest(seed, fraction, step):
     weight, mask, _ = layer(seed)
     got = sparse_evolution({"w": weight}, fraction, within={"w": mask}, step=step)["w"]

@@ -20,7 +20,7 @@ def sort_oracle(scores, sparsity):
 
 
 @given(scores=values, sparsity=sparsities)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_local_is_a_stable_sort(scores, sparsity):
     got = local({"w": torch.tensor(scores, dtype=torch.float32)}, sparsity)["w"]
     np.testing.assert_array_equal(got, sort_oracle(scores, sparsity))
@@ -29,7 +29,7 @@ def test_local_is_a_stable_sort(scores, sparsity):
 @given(
     first=values, second=values, sparsity=sparsities, dtype=st.sampled_from([torch.float32, torch.float64])
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_across_is_one_stable_sort_of_all(first, second, sparsity, dtype):
     units = {"a": torch.tensor(first, dtype=dtype), "b": torch.tensor(second, dtype=dtype)}
     got = across(units, sparsity)
@@ -38,7 +38,7 @@ def test_across_is_one_stable_sort_of_all(first, second, sparsity, dtype):
 
 
 @given(rows=st.integers(1, 5), columns=st.integers(1, 9), sparsity=sparsities, seed=st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_per_output_is_a_stable_sort_of_each_row(rows, columns, sparsity, seed):
     scores = np.random.default_rng(seed).integers(-3, 4, (rows, columns))
     got = per_output({"w": torch.tensor(scores, dtype=torch.float32)}, sparsity)["w"]

@@ -49,7 +49,7 @@ def erk_losses(sparsity):
 
 @given(sparsity=st.floats(0.01, 0.99))
 @example(sparsity=0.8694388095089888)  # here no sparsity but a neighbouring one rounds to the count
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_erk_rounds_the_densities_that_the_paper_has_where_they_round_to_the_count(sparsity):
     """Whole units cannot have the paper's densities; where they round to the count, each is within a half."""
     lost, total = gone(erk(units(), sparsity)), total_of(units())
@@ -82,7 +82,7 @@ def lamp_oracle(given_units, sparsity):
 
 
 @given(sparsity=sparsities, seed=st.integers(0, 99), levels=st.integers(1, 9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_lamp_is_the_paper_s_score_and_one_threshold(sparsity, seed, levels):
     given_units = {name: (unit * levels).round() for name, unit in units(seed).items()}
     kept = torch.cat([keep.flatten() for keep in lamp(given_units, sparsity).values()]).numpy()
@@ -108,7 +108,7 @@ def test_lamp_in_steps_is_lamp_at_once():
 
 
 @given(sparsity=st.floats(0, 0.9), last=st.floats(0.5, 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_uniform_plus_spares_the_ends_and_takes_the_rest_alike(sparsity, last):
     shapes = {"first": (2, 5), "second": (20, 10), "third": (30, 20), "last": (10, 4)}
     lost = gone(uniform_plus(units(0, shapes), sparsity, last=last))
@@ -169,7 +169,7 @@ def test_owl_of_layers_alike_is_uniform():
     entries=st.lists(st.floats(0, 0.99), min_size=3, max_size=3),
     scale=st.floats(0, 1),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_table_is_met_at_its_mean_and_scaled_below(entries, scale):
     names = ("wide", "square", "head")
     given_units = {name: units()[name] for name in names}
@@ -201,7 +201,7 @@ def test_the_first_name_that_fits_counts_and_what_none_fits_stays():
 
 
 @given(sizes=st.lists(st.integers(0, 20), min_size=1, max_size=4), data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_shares_are_exact_in_sum_and_never_fall(sizes, data):
     weights = data.draw(st.lists(st.floats(0.1, 9), min_size=len(sizes), max_size=len(sizes)))
 

@@ -19,7 +19,7 @@ def drawn(count=200, classes=4, seed=0):
 
 
 @given(count=st.integers(1, 500), share=st.floats(0, 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_wilsons_interval_is_scipys(count, share):
     right = round(share * count)
     expected = stats.binomtest(right, count).proportion_ci(0.95, method="wilson")

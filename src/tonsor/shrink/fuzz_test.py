@@ -20,7 +20,7 @@ steps = st.lists(st.tuples(st.integers(0, len(STEPS) - 1), st.integers(2, 9)), m
 
 
 @given(chosen=steps, seed=st.integers(0, 10**6), whole=st.booleans())
-@settings(max_examples=COUNT, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=COUNT, suppress_health_check=list(HealthCheck))
 def test_a_random_network_is_shrunk_and_equal_or_refused(chosen, seed, whole):
     torch.manual_seed(seed)
     model, x = network(chosen).double().eval(), torch.randn(2, 3, 4, 4).double()

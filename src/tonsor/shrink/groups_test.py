@@ -176,7 +176,7 @@ def test_nothing_of_the_model_changes_whether_it_can_be_exported_or_not():
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_scores_are_summed_over_all_slices_that_were_given(seed):
     torch.manual_seed(seed)
     groups = channel_groups(mlp(), torch.randn(1, 5))

@@ -13,7 +13,7 @@ counts = st.integers(1, 70)
 
 @given(units=counts, least=st.integers(1, 9), multiple=st.integers(1, 16), most=st.floats(0, 1))
 @pytest.mark.parametrize("rounding", ROUNDINGS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_stays_is_a_multiple_or_all_and_never_below_the_least(rounding, units, least, multiple, most):
     limits = Limits(at_least=least, multiple_of=multiple, rounding=rounding, most=most)
     stay = limits.allowed("a", units)
@@ -35,7 +35,7 @@ def test_a_count_is_rounded_to_the_nearest_multiple_and_not_always_down():
 
 
 @given(seed=st.integers(0, 999), size=st.integers(1, 9), data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_best_of_what_was_removed_comes_back_and_the_worst_of_what_was_kept_goes(seed, size, data):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(0, 4, (size,), generator=generator).float()

@@ -44,7 +44,7 @@ def matrices(model):
 
 @pytest.mark.parametrize("name", NETS)
 @given(seed=st.integers(0, 10**6), sparsity=st.sampled_from([0.2, 0.5, 0.9]))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_a_model_without_masked_channels_computes_what_the_masked_one_does(name, seed, sparsity):
     torch.manual_seed(seed)
     start, example, groups = prepared(name)
@@ -64,7 +64,7 @@ def test_a_model_without_masked_channels_computes_what_the_masked_one_does(name,
 
 @pytest.mark.parametrize("name", NETS)
 @given(seed=st.integers(0, 10**6), sparsity=st.sampled_from([0.6, 0.8, 0.95]), rows=st.booleans())
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_unstructured_zeros_that_leave_neurons_idle_are_removed_with_them(name, seed, sparsity, rows):
     torch.manual_seed(seed)
     start, example, groups = prepared(name)
