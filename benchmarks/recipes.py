@@ -41,20 +41,20 @@ def run(name: str, seed: int, out: Path) -> dict:
 
 def row(seed: int, report: dict) -> list[object]:
     """Return one run as a row."""
-    dense, masked, small = (report["models"][name] for name in ("dense", "masked", "small"))
+    dense, masked, shrunk = (report["models"][name] for name in ("dense", "masked", "shrunk"))
     weights = sum(layer["weights"] for layer in report["layers"])
     kept = sum(layer["nonzeros"] for layer in report["layers"])
-    points = 100 * (small["accuracy"] - dense["accuracy"])
+    points = 100 * (shrunk["accuracy"] - dense["accuracy"])
     return [
         seed,
         f"{dense['accuracy']:.4f}",
         f"{masked['accuracy']:.4f}",
-        f"{small['accuracy']:.4f} ({points:+.2f})",
+        f"{shrunk['accuracy']:.4f} ({points:+.2f})",
         f"{1 - kept / weights:.1%}",
-        f"{dense['bytes']:,} → {small['bytes']:,}",
-        f"{dense['macs']:,} → {small['macs']:,}",
+        f"{dense['bytes']:,} → {shrunk['bytes']:,}",
+        f"{dense['macs']:,} → {shrunk['macs']:,}",
         *(
-            f"{dense['latency_ms'][b]['median']:.3g} → {small['latency_ms'][b]['median']:.3g}"
+            f"{dense['latency_ms'][b]['median']:.3g} → {shrunk['latency_ms'][b]['median']:.3g}"
             for b in ("1", "64")
         ),
         f"{report['shrink']['max_difference']:.0e}",
@@ -73,20 +73,20 @@ def main() -> None:
             reports = [run(name, seed, Path(folder) / str(seed)) for seed in range(arguments.seeds)]
         epochs = [entry["epochs"] for entry in _trainings(reports[0]["settings"])]
         losses = [
-            100 * (r["models"]["dense"]["accuracy"] - r["models"]["small"]["accuracy"]) for r in reports
+            100 * (r["models"]["dense"]["accuracy"] - r["models"]["shrunk"]["accuracy"]) for r in reports
         ]
         header = [
             "seed",
             f"{reports[0]['metric']} dense",
             "masked",
-            "small (points)",
+            "shrunk (points)",
             "sparsity",
             "bytes",
             "MACs",
         ]
         header += ["ms, batch 1", "ms, batch 64", "proof", "seconds"]
         table = markdown(header, [row(seed, report) for seed, report in enumerate(reports)])
-        lost = f"the small model loses {statistics.median(losses):.2f} points against the dense one (median)"
+        lost = f"the shrunk model loses {statistics.median(losses):.2f} points against the dense one (median)"
         proof = "Proof: how far the shrunk model's outputs are from the masked one's, of the largest."
         told = f"{' + '.join(map(str, epochs))} epochs; {lost}.\n{proof}"
         command = f"python benchmarks/recipes.py {name} --seeds {arguments.seeds}"

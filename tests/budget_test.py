@@ -28,7 +28,7 @@ epochs = 1
 every = 10
 """
     report, _ = run(tmp_path, pruning)
-    dense, small = report["models"]["dense"]["macs"], report["models"]["small"]["macs"]
+    dense, small = report["models"]["dense"]["macs"], report["models"]["shrunk"]["macs"]
     assert dense == 64 * 32 + 32 * 16 + 16 * 10
     assert 0.4 * dense < small <= 0.5 * dense
 

@@ -41,7 +41,7 @@ def test_the_run_leaves_its_files_and_no_others(done):
 
 def test_the_model_is_really_smaller_and_still_good(done):
     report = json.loads((done[0] / "report.json").read_text())
-    dense, masked, small = (report["models"][name] for name in ("dense", "masked", "small"))
+    dense, masked, small = (report["models"][name] for name in ("dense", "masked", "shrunk"))
     assert dense["accuracy"] > 0.9
     assert masked["accuracy"] > dense["accuracy"] - 0.05
     assert small["accuracy"] == masked["accuracy"]
@@ -60,9 +60,9 @@ def test_the_small_model_loads_into_a_freshly_built_one(done):
     model = load(fresh, done[0] / "export" / "small.safetensors").eval()
     inputs, targets = digits()["test"].tensors
     report = json.loads((done[0] / "report.json").read_text())
-    assert sum(p.numel() for p in model.parameters()) == report["models"]["small"]["parameters"]
+    assert sum(p.numel() for p in model.parameters()) == report["models"]["shrunk"]["parameters"]
     right = (model(inputs).argmax(1) == targets).double().mean().item()
-    assert right == report["models"]["small"]["accuracy"]
+    assert right == report["models"]["shrunk"]["accuracy"]
 
 
 def test_exactly_the_asked_share_is_removed(done):
@@ -96,12 +96,12 @@ def test_the_report_is_redrawn_from_its_figures(done):
 
 def test_runs_are_put_side_by_side(done):
     printed = tonsor("compare", done[0], done[0]).stdout
-    assert len([line for line in printed.splitlines() if " small " in line]) == 1
+    assert len([line for line in printed.splitlines() if " shrunk " in line]) == 1
     other = done[0].parent / "copy"
     other.mkdir()
     (other / "report.json").write_text((done[0] / "report.json").read_text())
     printed = tonsor("compare", done[0], other).stdout
-    assert len([line for line in printed.splitlines() if " small " in line]) == 2
+    assert len([line for line in printed.splitlines() if " shrunk " in line]) == 2
 
 
 def test_the_same_recipe_gives_the_same_bits(done, tmp_path):
@@ -170,7 +170,7 @@ def test_two_workers_end_with_the_same_bits(tmp_path):
     assert 0 < int(sent.replace(",", "")) < 0.5 * int(dense.replace(",", ""))
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["workers"] == 2
-    assert report["models"]["small"]["accuracy"] > 0.85
+    assert report["models"]["shrunk"]["accuracy"] > 0.85
     receipt = json.loads((tmp_path / "run" / "train" / "receipt.json").read_text())
     assert re.fullmatch("[0-9a-f]{64}", receipt["weights"])  # compared over the workers, bit for bit
     assert files_of(tmp_path / "run") == FILES

@@ -64,7 +64,8 @@ def test_a_recipe_that_is_not_there(tmp_path):
 
 def test_a_report_that_is_not_there(tmp_path):
     assert "holds no report.json" in fails("report", tmp_path)
-    assert "holds no report.json" in fails("compare", tmp_path)
+    assert "holds no report.json" in fails("compare", tmp_path, tmp_path / "other")
+    assert "holds no run; give the folder of a finished one" in fails("compare", tmp_path)
 
 
 def test_a_folder_of_another_recipe_is_refused(tmp_path):

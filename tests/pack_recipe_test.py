@@ -27,8 +27,8 @@ def test_a_recipe_packs_the_small_model_and_the_file_gives_it_back(tmp_path):
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     models = report["models"]
     assert models["packed"]["bytes"] == (tmp_path / "run" / "pack" / "small.tonsor").stat().st_size
-    assert models["packed"]["bytes"] < models["small"]["bytes"] / 3
-    assert models["packed"]["accuracy"] > models["small"]["accuracy"] - 0.03
+    assert models["packed"]["bytes"] < models["shrunk"]["bytes"] / 3
+    assert models["packed"]["accuracy"] > models["shrunk"]["accuracy"] - 0.03
     assert report["pack"]["bytes"] == models["packed"]["bytes"]
     assert "packed" in (tmp_path / "run" / "report.html").read_text()
     exported, _ = read_tensors(tmp_path / "run" / "export" / "small.safetensors")

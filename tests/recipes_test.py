@@ -12,6 +12,7 @@ from tonsor.examples import diabetes, write_idx
 from tonsor.files import read_tensors
 from tonsor.recipe.build import check_rules
 from tonsor.recipe.read import read_recipe
+from tonsor.recipe.schema import Recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
@@ -53,12 +54,13 @@ def test_a_recipe_has_no_mistake_and_bears_its_file_name(path):
     recipe = read_recipe(path)
     check_rules(recipe)
     assert recipe.name == path.stem
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe  # as settings.json is read again
 
 
 @pytest.mark.slow
 def test_digits_keeps_its_accuracy_at_90_percent_and_gets_smaller(tmp_path):
     report = run("digits", tmp_path / "run")
-    dense, small = report["models"]["dense"], report["models"]["small"]
+    dense, small = report["models"]["dense"], report["models"]["shrunk"]
     assert dense["accuracy"] > 0.95
     assert report["models"]["masked"]["accuracy"] >= dense["accuracy"] - 0.01
     assert small["accuracy"] >= dense["accuracy"] - 0.01
@@ -109,7 +111,7 @@ def test_lenet_runs_on_idx_files_from_a_folder(tmp_path, pictures, name):
     changes = [*ONE_EPOCH, *passes, "train.epochs=4", "prune.0.every=2"]
     report = run(name, tmp_path / "run", changes, TONSOR_DATA=str(pictures))
     assert report["models"]["dense"]["accuracy"] > 0.9
-    assert report["models"]["small"]["parameters"] < report["models"]["dense"]["parameters"]
+    assert report["models"]["shrunk"]["parameters"] < report["models"]["dense"]["parameters"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The command: run, check, list, report, compare. The only file that prints."""
+"""The command: run, check, list, report, compare. The only file that prints, with those it is made of."""
 
 import os
 import signal
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tonsor.cli_compare import compare
 from tonsor.screen import Log, Quiet, Screen, table_of, table_of_runs
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 look = typer.Typer(help="Look into the model of a run.", no_args_is_help=True)
 app.add_typer(look, name="inspect")
+app.command()(compare)
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
 Change = Annotated[
@@ -90,15 +92,6 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a finished
     from tonsor.recipe.reporting import read_report, write_report
 
     print(write_report(folder, read_report(folder))[-1])
-
-
-@app.command()
-def compare(folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")]) -> None:
-    """Put runs side by side."""
-    from tonsor.recipe.reporting import read_report
-    from tonsor.report import compare as rows_of
-
-    table_of_runs(rows_of({str(folder): read_report(folder) for folder in folders}))
 
 
 @app.command()

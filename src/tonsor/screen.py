@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tonsor.screen_fitting import fitting
+
 
 class Quiet:
     """Show nothing.
@@ -155,7 +157,7 @@ class Screen(Quiet):
 
 
 def table_of(report: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the table dense | masked | small of a report.
+    """Print the table of a report: dense | masked | shrunk | packed.
 
     Args:
         report: The content of `report.json`.
@@ -212,7 +214,7 @@ def table_of_runs(rows: Sequence[Mapping[str, Any]], console: Console | None = N
         table.add_column(name, justify="right" if is_number else "left")
     for row in rows:
         table.add_row(*(_cell(row.get(name)) for name in columns))
-    (console or Console()).print(table)
+    fitting(table, console).print(table)
 
 
 def _cell(value: Any) -> str:

@@ -1,12 +1,15 @@
 """What every export returns, and how a reloaded file is compared with the model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from tonsor.modes import rows
 
 
 @dataclass(frozen=True)
@@ -18,9 +21,10 @@ class Exported:
         file: Its name, without the folder.
         bytes: Its size.
         max_difference: The largest difference found, relative to the largest output; 0 is bit for bit.
+        rms_difference: The differences' root mean square, relative to that of the outputs.
 
     Example:
-        >>> Exported("onnx", "small.onnx", 27904, 2.4e-07).file
+        >>> Exported("onnx", "small.onnx", 27904, 2.4e-07, 3.1e-08).file
         'small.onnx'
     """
 
@@ -28,6 +32,7 @@ class Exported:
     file: str
     bytes: int
     max_difference: float
+    rms_difference: float
 
 
 class Format(Protocol):
@@ -68,6 +73,49 @@ def arguments(inputs: Tensor | tuple[Any, ...], /) -> tuple[Tensor, ...]:
             got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"export: input {place} must be a tensor with the batch first; got {got}")
     return given
+
+
+def compare(
+    file: Callable[..., Any], model: nn.Module, inputs: tuple[Tensor, ...], batches: Sequence[int], /
+) -> tuple[float, float]:
+    r"""Return how far a file's outputs are from the model's, over some batch sizes.
+
+    Args:
+        file: What the file holds, called as the model is.
+        model: The model, in evaluation mode.
+        inputs: The arguments of one call, repeated or cut for each batch size.
+        batches: The batch sizes.
+
+    Returns:
+        `difference`, the worst of all batches; and :math:`\lVert a - b\rVert / \lVert b\rVert` over all of
+        them together, the worst of all outputs. Infinite where the number of outputs or a shape differs.
+
+    Example:
+        >>> with torch.no_grad():
+        ...     compare(lambda x: 1.5 * x, nn.Identity(), (torch.ones(1, 2),), [1, 3])
+        (0.5, 0.5)
+    """
+    runs = [
+        [[x for x in tree_leaves(run(*given)) if isinstance(x, Tensor)] for run in (file, model)]
+        for given in (rows(inputs, batch) for batch in batches)
+    ]
+    worst = _greatest([difference(*run) for run in runs])
+    if worst == float("inf"):
+        return worst, worst
+    sides = [zip(*side, strict=True) for side in zip(*runs, strict=True)]  # the outputs of all batches
+    return worst, _greatest([_rms_difference(a, b) for a, b in zip(*sides, strict=True)])
+
+
+def _greatest(values: Sequence[float]) -> float:
+    """Return the greatest, 0 of none; unlike Python's `max`, it loses no NaN."""
+    return float(torch.tensor([0.0, *values], dtype=torch.float64).max())
+
+
+def _rms_difference(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Return the norm of a difference relative to that of what was expected; equal infinities agree."""
+    a, b = (torch.cat([x.cpu().double().flatten() for x in side]) for side in (got, expected))
+    scale = torch.where(b.isfinite(), b, 0).norm()
+    return float(torch.where(a == b, 0, a - b).norm() / torch.where(scale > 0, scale, 1.0))
 
 
 def difference(got: Sequence[Tensor], expected: Sequence[Tensor], /) -> float:

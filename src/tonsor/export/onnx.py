@@ -1,21 +1,18 @@
 """A model as an ONNX file, run by ONNX Runtime and compared before it is written."""
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from tonsor.export.exported import Exported, arguments, difference
+from tonsor.export.exported import Exported, arguments, compare
+from tonsor.export.onnx_model import open_session
+from tonsor.export.traced import explained, need, trace
 from tonsor.files import write_bytes
 from tonsor.modes import evaluating, rows
 
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 LIMIT = 2**31 - 1  # bytes one protocol-buffer message may have
 
 
@@ -53,65 +50,44 @@ def to_onnx(
     """
     if not tolerance > 0:
         raise ValueError(f"export.onnx: tolerance must be above 0; got {tolerance}")
-    _need_packages()
+    need("export.onnx", *PACKAGES)
     given = arguments(inputs)
-    _need_fitting([*model.parameters(), *model.buffers(), *given])
-    batch = len(given[0])
     with evaluating(model):
-        data = _to_bytes(model, rows(given, max(2, batch)))
-        found = _largest_difference(model, inputs, data, sorted({1, batch, batch + 1}))
+        data = onnx_bytes(model, given, "export.onnx")
+        found, apart = run_and_compare(data, model, given)
     if not found <= tolerance:
         raise ValueError(
             f"export.onnx: ONNX Runtime's outputs differ from the model's by {found:.1e} of their scale; "
             f"allowed is tolerance={tolerance:.1e}; {path} was not written"
         )
     write_bytes(path, data)
-    return Exported("onnx", path.name, len(data), found)
+    return Exported("onnx", path.name, len(data), found, apart)
 
 
-def _need_packages() -> None:
-    """Import what the export stands on, and say how to install what is missing."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"export.onnx needs {error.name}: pip install 'tonsor[export]'", name=error.name
-        ) from error
+def onnx_bytes(model: nn.Module, given: tuple[Tensor, ...], where: str) -> bytes:
+    """Return the checked ONNX file of a model in evaluation mode.
 
+    Args:
+        model: The model.
+        given: The arguments of one call.
+        where: Who exports, for the errors.
 
-def _need_fitting(tensors: list[Tensor]) -> None:
-    """Refuse what an ONNX file or its runtime cannot hold."""
-    total = sum(tensor.nbytes for tensor in tensors)
-    if total > LIMIT:
-        raise ValueError(
-            f"export.onnx: a file holds at most {LIMIT:,} bytes; model and inputs have {total:,}"
-        )
-    if any(tensor.dtype == torch.bfloat16 for tensor in tensors):
-        raise ValueError(
-            "export.onnx: ONNX Runtime computes no bfloat16 on the CPU, so the file could not be compared; "
-            "export model.float()"
-        )
+    Raises:
+        ValueError: If an ONNX file cannot hold the model.
 
-
-def _to_bytes(model: nn.Module, example: tuple[Tensor, ...]) -> bytes:
-    """Return the checked ONNX model; the example must have two rows at least, or torch fixes the size."""
+    Example:
+        >>> with evaluating(model := nn.Linear(2, 1)):
+        ...     len(onnx_bytes(model, (torch.ones(1, 2),), "export.onnx")) > 100
+        True
+    """
     import onnx
 
-    free = tuple({0: torch.export.Dim.DYNAMIC} for _ in example)
-    try:
-        with _quiet():
-            traced = torch.export.export(model, example, dynamic_shapes=free)
-            exported = torch.onnx.export(traced, (), dynamo=True, external_data=False, verbose=False)
-    except RuntimeError as error:
-        lines = str(error).strip().split("\n")
-        why = " ".join([lines[0], *(line for line in lines if line.startswith("Caused by"))])
-        raise ValueError(
-            f"export.onnx: torch cannot export {type(model).__name__} with a free batch size: {why}"
-        ) from error
+    _need_fitting([*model.parameters(), *model.buffers(), *given], where)
+    with explained(where, model):
+        program = trace(model, rows(given, max(2, len(given[0]))))
+        exported = torch.onnx.export(program, (), dynamo=True, external_data=False, verbose=False)
     if exported is None:
-        raise ValueError("export.onnx: this version of torch gave no ONNX program; use torch 2.6 or newer")
+        raise ValueError(f"{where}: this version of torch gave no ONNX program; use torch 2.6 or newer")
     proto = exported.model_proto
     del proto.graph.value_info[:]  # shapes of the inside: readers infer them, and quantizers trip over them
     for noted in (proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output):
@@ -120,36 +96,33 @@ def _to_bytes(model: nn.Module, example: tuple[Tensor, ...]) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's own talk (missing torchvision, whole graphs) from the person's screen."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "torch.fx"))}
-    try:
-        for logger in levels:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
+def run_and_compare(data: bytes, model: nn.Module, given: tuple[Tensor, ...]) -> tuple[float, float]:
+    """Return how far ONNX Runtime and the model are apart, as `compare` does, at three batch sizes.
 
-
-def _largest_difference(
-    model: nn.Module, inputs: Tensor | tuple[Any, ...], data: bytes, batches: list[int]
-) -> float:
-    """Return how far ONNX Runtime and the model are apart, the worst of some batch sizes."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    Example:
+        >>> with evaluating(model := nn.Linear(2, 1)):
+        ...     data = onnx_bytes(model, (torch.ones(1, 2),), "export.onnx")
+        ...     run_and_compare(data, model, (torch.ones(1, 2),))[0] < 1e-6
+        True
+    """
+    session = open_session(data, torch.get_num_threads())
     names = [taken.name for taken in session.get_inputs()]
-    found = []
-    for batch in batches:
-        given = rows(inputs, batch)
-        expected = [leaf for leaf in tree_leaves(model(*given)) if isinstance(leaf, Tensor)]
-        feed = {name: x.detach().cpu().numpy() for name, x in zip(names, given, strict=True)}
-        got = [torch.from_numpy(output) for output in session.run(None, feed)]
-        found.append(difference(got, expected))
-    return float(torch.tensor(found).max())  # unlike Python's max, it lets no NaN slip through
+    batch = len(given[0])
+
+    def file(*inputs: Tensor) -> list[Tensor]:
+        feed = {name: x.detach().cpu().numpy() for name, x in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(output) for output in session.run(None, feed)]
+
+    return compare(file, model, given, sorted({1, batch, batch + 1}))
+
+
+def _need_fitting(tensors: list[Tensor], where: str) -> None:
+    """Refuse what an ONNX file or its runtime cannot hold."""
+    total = sum(tensor.nbytes for tensor in tensors)
+    if total > LIMIT:
+        raise ValueError(f"{where}: a file holds at most {LIMIT:,} bytes; model and inputs have {total:,}")
+    if any(tensor.dtype == torch.bfloat16 for tensor in tensors):
+        raise ValueError(
+            f"{where}: ONNX Runtime computes no bfloat16 on the CPU, so the file could not be compared; "
+            "export model.float()"
+        )

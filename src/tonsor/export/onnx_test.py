@@ -78,8 +78,8 @@ def test_equal_infinities_are_no_difference(tmp_path):
 
 def test_a_file_that_computes_something_else_is_never_written(tmp_path, monkeypatch):
     other = nn.Linear(4, 2)
-    write = onnx_file._to_bytes
-    monkeypatch.setattr(onnx_file, "_to_bytes", lambda _, example: write(other, example))
+    write = onnx_file.onnx_bytes
+    monkeypatch.setattr(onnx_file, "onnx_bytes", lambda _, *given: write(other, *given))
     with pytest.raises(ValueError, match=r"differ from the model's by .* was not written"):
         to_onnx(nn.Linear(4, 2), torch.randn(3, 4), tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())

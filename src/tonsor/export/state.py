@@ -48,7 +48,7 @@ def to_safetensors(model: nn.Module, inputs: Tensor | tuple[Any, ...], path: Pat
     if differing or len(reread) != len(state):
         path.unlink()
         raise ValueError(f"export.safetensors: {path} read back differs in {', '.join(differing)}")
-    return Exported("safetensors", path.name, path.stat().st_size, 0.0)
+    return Exported("safetensors", path.name, path.stat().st_size, 0.0, 0.0)
 
 
 def _is_same(tensor: Tensor, reread: Tensor | None) -> bool:

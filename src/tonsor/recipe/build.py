@@ -147,8 +147,8 @@ def check_rules(recipe: Recipe) -> None:
         trial.packing(recipe.pack, mistakes)
     source(recipe.model, recipe.model.build, "model", "build", mistakes)
     source(recipe.data, recipe.data.load, "data", "load", mistakes)
-    for number, named in enumerate(recipe.export.formats if recipe.export else ()):
-        bind_rule(TABLES["export"], named, f"export.formats.{number}", mistakes)
+    if recipe.export is not None:
+        trial.exporting(recipe.export, mistakes)
     if recipe.device not in ("auto", "cpu") and not recipe.device.startswith("cuda"):
         mistakes.add("device", unknown("device", recipe.device, ("auto", "cpu", "cuda")))
     if mistakes.found:

@@ -198,8 +198,21 @@ def test_what_a_recipe_leaves_open_is_filled_in():
     assert cut(steady, "prune.0", Mistakes()).schedule(3) == 0.8
 
 
-def test_export_formats_and_devices_are_checked():
-    assert any("did you mean 'onnx'" in line for line in mistakes_of(export={"formats": ["onx"]}))
+@pytest.mark.parametrize(
+    ("formats", "told"),
+    [
+        (["onx"], "export.formats.0: unknown rule 'onx'; did you mean 'onnx'"),
+        (["onnx", {"rule": "onnx", "tolerance": 1.0}], "export.formats.1: 'onnx' is there already"),
+        ([{"rule": "onnx_int8", "calibration": 4}], "calibration is a key of [export]"),
+        ([{"rule": "onnx_int8", "ranges": "minmx"}], "export.formats.0.ranges: Input should be 'minmax'"),
+    ],
+)
+def test_a_wrong_export_is_told(formats, told):
+    assert any(told in line for line in mistakes_of(export={"formats": formats}))
+
+
+def test_every_export_format_and_the_devices_are_checked():
+    assert check_rules(recipe(export={"formats": list(TABLES["export"]), "calibration": 2})) is None
     assert any("device: unknown device 'gpu'" in line for line in mistakes_of(device="gpu"))
 
 

@@ -16,8 +16,8 @@ from tonsor.recipe.tables import COUPLED, TABLES
 from tonsor.shrink import channel_groups
 from tonsor.spelling import unknown
 
-# What an optimizer or a regrowing rule works on, and what a run finds out by itself.
-GIVEN = ("params", "stats", "within", "step", "among", "positions")
+# What an optimizer, a regrowing rule or a format works on, and what a run finds out by itself.
+GIVEN = ("params", "stats", "within", "step", "among", "positions", "calibration")
 
 
 def check_recipe(recipe: Recipe) -> Iterator[str]:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from tonsor.files import read_tensors, write_tensors
+from tonsor.files import read_json, read_tensors, write_tensors
 from tonsor.recipe.batches import fetch, place, seed_all
 from tonsor.recipe.binding import Mistakes
 from tonsor.recipe.build import source
 from tonsor.recipe.crew import Crew
-from tonsor.recipe.folder import RunFolder
+from tonsor.recipe.folder import SETTINGS, RunFolder
 from tonsor.recipe.schema import Recipe
 
 WEIGHTS = "model.safetensors"
@@ -59,6 +59,20 @@ class Run:
     crew: Crew = field(default_factory=Crew.alone)
     tell: Callable[[dict[str, Any]], None] = lambda event: None
     stop: Callable[[], bool] = lambda: False
+
+    @classmethod
+    def of(cls, path: Path, **rest: Any) -> "Run | None":
+        """Open the run of a folder again, by the settings that lie there; None where there are none.
+
+        Args:
+            path: The folder.
+            rest: What else the run holds, as `tell`.
+        """
+        if not (path / SETTINGS).exists():
+            return None
+        settings = read_json(path / SETTINGS)
+        settings.pop("workers", None)  # of an older version
+        return cls(Recipe.model_validate(settings), RunFolder(path), **rest)
 
     @property
     def stages(self) -> tuple[str, ...]:

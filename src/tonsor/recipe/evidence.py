@@ -28,7 +28,7 @@ def gather(run: Run, models: Mapping[str, nn.Module], bytes_of: Mapping[str, int
 
     Args:
         run: The run, all stages before the report done.
-        models: "dense", "masked" and "small", as far as there are; "dense" is the first.
+        models: "dense", "masked", "shrunk" and "packed", as far as there are; "dense" is the first.
         bytes_of: Size on disk of each.
 
     Returns:
@@ -54,7 +54,7 @@ def gather(run: Run, models: Mapping[str, nn.Module], bytes_of: Mapping[str, int
         "seed": run.recipe.seed,
         "workers": run.crew.size,
         "versions": versions(),
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "seconds": {stage: receipt["seconds"] for stage, receipt in receipts.items()},
     }
 
@@ -81,12 +81,12 @@ def _figures(
 def _layers(models: Mapping[str, nn.Module]) -> list[dict[str, Any]]:
     """Return size and sparsity of every weight of two or more dimensions."""
     masked = dict((models.get("masked") or models["dense"]).named_parameters())
-    small = dict(models["small"].named_parameters()) if "small" in models else {}
+    small = dict(models["shrunk"].named_parameters()) if "shrunk" in models else {}
     return [
         {
             "name": name,
             "shape": list(weight.shape),
-            "small_shape": list(small[name].shape) if name in small else None,
+            "shrunk_shape": list(small[name].shape) if name in small else None,
             "weights": weight.numel(),
             "nonzeros": int(weight.count_nonzero()),
             "sparsity": 1 - int(weight.count_nonzero()) / weight.numel(),
@@ -132,8 +132,13 @@ def _histories(run: Run) -> dict[str, Any]:
     return {"history": history, "evaluations": evaluations}
 
 
-def _hardware() -> dict[str, Any]:
-    """Return what the latency depends on."""
+def hardware() -> dict[str, Any]:
+    """Return what the latency depends on.
+
+    Example:
+        >>> list(hardware())
+        ['processor', 'threads', 'system', 'gpu']
+    """
     return {
         "processor": _processor(),
         "threads": torch.get_num_threads(),

@@ -8,18 +8,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tonsor.files import read_json, write_json, write_text
+from tonsor.files import write_json, write_text
 from tonsor.prune import Masks, Measured, Sensitivity, collect, find_masks, needs, scan_sensitivity
 from tonsor.recipe import build
 from tonsor.recipe.batches import Batches, mix, place
 from tonsor.recipe.binding import Mistakes, bind_rule
 from tonsor.recipe.context import Interrupted, Run
 from tonsor.recipe.evaluate import evaluate
-from tonsor.recipe.folder import SETTINGS, RunFolder
+from tonsor.recipe.folder import RunFolder
 from tonsor.recipe.read import RecipeError, read_recipe
 from tonsor.recipe.reporting import SENSITIVITY, add_to_report
 from tonsor.recipe.run import run_recipe
-from tonsor.recipe.schema import Recipe, Rule
+from tonsor.recipe.schema import Rule
 from tonsor.recipe.selection import prunable
 from tonsor.recipe.tables import TABLES
 from tonsor.report import sensitivities
@@ -87,12 +87,10 @@ def open_run(
         return Run(recipe, folder, tell=tell, stop=stop), source.read_text()
     if out is not None or changes:
         raise ValueError(f"{source} is a run, whose recipe stands; --out and --set go with a recipe")
-    folder = RunFolder(source)
-    if not (source / SETTINGS).exists() or folder.receipt("train") is None:
+    run = Run.of(source, tell=tell, stop=stop)
+    if run is None or run.folder.receipt("train") is None:
         raise ValueError(f"{source} holds no run with a trained model; give the folder of one, or a recipe")
-    settings = read_json(source / SETTINGS)
-    settings.pop("workers", None)
-    return Run(Recipe.model_validate(settings), folder, tell=tell, stop=stop), None
+    return run, None
 
 
 def inspect_sensitivity(run: Run, text: str | None, question: Question) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from tonsor.recipe.stages import Made, small_model
 from tonsor.recipe.tables import TABLES
 from tonsor.tensors import fingerprint
 
+BITS = 4  # of a weight, where neither bits nor a budget is given
+
 
 def pack(run: Run) -> Made:
     """Let the weights of the small model share values, train those, and write the packed file.
@@ -57,7 +59,7 @@ def pack(run: Run) -> Made:
 def _bits(run: Run, section: Pack, model: nn.Module, sharing: Any) -> room.Bits:
     """Return the bits that the section names, or those that keep its budget."""
     if section.max_bytes is None and section.max_rise is None:
-        return section.bits
+        return BITS if section.bits is None else section.bits
     methods = build.methods(run.recipe.train, "train", Mistakes())
     data = run.data.get("valid", run.data["train"])
 

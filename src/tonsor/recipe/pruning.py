@@ -30,7 +30,7 @@ from tonsor.recipe.fit import Fit
 from tonsor.recipe.job import Job, sparsity
 from tonsor.recipe.manners import is_in_rounds
 from tonsor.recipe.retraining import recalibrate, teacher
-from tonsor.recipe.schema import Heal, Pack, PrunePass
+from tonsor.recipe.schema import Export, Heal, Pack, PrunePass
 from tonsor.recipe.selection import prunable
 from tonsor.schedule import exponential
 from tonsor.shrink import channel_groups
@@ -157,8 +157,10 @@ def _with_positions(
     return replace(budget, cost=partial(budget.cost, positions=positions))
 
 
-def calibration(run: Run, data: Data, section: PrunePass | Heal | Pack, label: str) -> list[tuple[Any, Any]]:
-    """Return the batches for statistics and repair: the same on every worker, so that the masks are.
+def calibration(
+    run: Run, data: Data, section: PrunePass | Heal | Pack | Export, label: str
+) -> list[tuple[Any, Any]]:
+    """Return the batches for statistics, repair and rounding: the same on every worker, so that masks are.
 
     Args:
         run: The run.

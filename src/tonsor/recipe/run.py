@@ -57,7 +57,7 @@ def run_recipe(run: Run, text: str, *, until: str = "report") -> None:
         ['recipe.toml', 'settings.json', 'train']
         >>> run_recipe(Run(recipe, RunFolder(folder)), "")
         >>> sorted(read_report(folder)["models"])
-        ['dense', 'small']
+        ['dense']
     """
     check_rules(run.recipe)
     if run.recipe.threads:

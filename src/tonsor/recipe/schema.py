@@ -120,7 +120,7 @@ class Shrink(Section):
 class Pack(Section):
     """Say how weights share values, how those are trained, and what the file may take."""
 
-    bits: Bits | dict[str, Bits] = 4  # of weights of two dimensions or more, or by pattern of names
+    bits: Bits | dict[str, Bits] | None = None  # of matrices, or by pattern of names; 4 without a budget
     max_bytes: int | None = Field(None, ge=1)  # instead: bits are found, so that the tensors take no more,
     max_rise: float | None = Field(None, ge=0)  # or so that the validation loss rises by no more
     sharing: RuleField = Rule(rule="kmeans")
@@ -136,7 +136,7 @@ class Pack(Section):
     @model_validator(mode="after")
     def _has_one_budget(self) -> Self:
         """Refuse two budgets, and bits beside one."""
-        given = [key for key in ("bits", "max_bytes", "max_rise") if key in self.model_fields_set]
+        given = [key for key in ("bits", "max_bytes", "max_rise") if getattr(self, key) is not None]
         if len(given) > 1:
             raise ValueError(f"give one of the keys 'bits', 'max_bytes' and 'max_rise'; got {given}")
         return self
@@ -146,6 +146,8 @@ class Export(Section):
     """Say which files are written."""
 
     formats: list[RuleField] = [Rule(rule="safetensors"), Rule(rule="onnx")]
+    calibration: int = Field(8, ge=1)  # batches of training inputs, for formats that round activations
+    batch_size: int = Field(64, ge=1)
 
 
 class Report(Section):

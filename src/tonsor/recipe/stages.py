@@ -11,12 +11,12 @@ from tonsor import pack
 from tonsor.export import FORMATS
 from tonsor.files import read_json, write_json, write_tensors
 from tonsor.recipe import build, manners
-from tonsor.recipe.binding import Mistakes, bind_rule
+from tonsor.recipe.binding import Mistakes, bind_rule, tunable
 from tonsor.recipe.context import Run
 from tonsor.recipe.evidence import gather
 from tonsor.recipe.fit import Fit
 from tonsor.recipe.job import Job
-from tonsor.recipe.pruning import one_pass
+from tonsor.recipe.pruning import calibration, one_pass
 from tonsor.recipe.reporting import write_report
 from tonsor.recipe.retraining import recalibrate, teacher
 from tonsor.recipe.schema import Training
@@ -24,6 +24,7 @@ from tonsor.shrink import channel_groups, load, save, shrink_
 from tonsor.tensors import fingerprint
 
 HISTORY = "history.json"
+ENDINGS = {"onnx_int8": "int8.onnx", "torch_export": "pt2"}  # of a format's file, where not its name
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,21 @@ def export(run: Run) -> Made:
     for number, named in enumerate(run.recipe.export.formats):
         write = bind_rule(FORMATS, named, f"export.formats.{number}", Mistakes())
         assert write is not None, "the recipe was checked"
-        path = run.folder.file("export", f"{run.recipe.name}.{named.rule}")
-        exported = write(model, run.example(), path)
+        ending = ENDINGS.get(named.rule, named.rule)
+        path = run.folder.file("export", f"{run.recipe.name}.{ending}")
+        exported = write(model, run.example(), path, **_calibration(run, named.rule))
         told.append(asdict(exported))
         outputs += [path, _rebuildable(run, model, path)] if named.rule == "safetensors" else [path]
         run.tell({"event": "note", "text": f"{path}: {exported.bytes:,} bytes, compared after reloading"})
     return Made([source], outputs, {"export": told})
+
+
+def _calibration(run: Run, rule: str) -> dict[str, Any]:
+    """Return batches of training inputs for a format that looks at some."""
+    assert run.recipe.export is not None, "the stage is only run where its section is"
+    if "calibration" not in tunable(FORMATS[rule]):
+        return {}
+    return {"calibration": [inputs for inputs, _ in calibration(run, run.data, run.recipe.export, "export")]}
 
 
 def _rebuildable(run: Run, model: nn.Module, path: Path) -> Path:
@@ -157,14 +167,30 @@ def last_model(run: Run) -> tuple[nn.Module, Path]:
     return model, path
 
 
+def states_of(run: Run) -> dict[str, tuple[nn.Module, Path]]:
+    """Return the model in each of its states, and the file it comes from.
+
+    Args:
+        run: The run, its stages done.
+
+    Returns:
+        "dense", and as far as the recipe makes them "masked", "shrunk" and "packed".
+    """
+    last = run.last_trained()
+    found = {"dense": (run.model_after("train"), run.weights_file("train"))}
+    if last != "train":
+        found["masked"] = run.model_after(last), run.weights_file(last)
+    if "shrink" in run.stages:
+        found["shrunk"] = small_model(run)
+    if "pack" in run.stages:
+        found["packed"] = last_model(run)
+    return found
+
+
 def report(run: Run) -> Made:
     """Measure the models against one another and write the page."""
-    models, files = {"dense": run.model_after("train")}, {"dense": run.weights_file("train")}
-    if run.last_trained() != "train":
-        last = run.last_trained()
-        models["masked"], files["masked"] = run.model_after(last), run.weights_file(last)
-    models["small"], files["small"] = small_model(run)
-    if "pack" in run.stages:
-        models["packed"], files["packed"] = last_model(run)
-    sizes = {name: path.stat().st_size for name, path in files.items()}
-    return Made(list(files.values()), write_report(run.folder.path, gather(run, models, sizes)))
+    states = states_of(run)
+    models = {name: model for name, (model, _) in states.items()}
+    sizes = {name: path.stat().st_size for name, (_, path) in states.items()}
+    files = [path for _, path in states.values()]
+    return Made(files, write_report(run.folder.path, gather(run, models, sizes)))

@@ -15,7 +15,7 @@ from torch import Tensor
 from tonsor.compress import Comm
 from tonsor.prune import find_masks, needs
 from tonsor.recipe.binding import Mistakes, bind_rule
-from tonsor.recipe.schema import Pack
+from tonsor.recipe.schema import Export, Pack
 from tonsor.recipe.tables import TABLES
 
 MANY = 1 << 12  # channels, so that as many groups as a weight may have can be tried
@@ -137,3 +137,16 @@ def packing(section: Pack, mistakes: Mistakes) -> None:
             attempt(partial(bound, torch.ones(MANY, 1)), "pack.sharing", mistakes)
         elif bound is not None:
             attempt(partial(distillation, bound), "pack.distill", mistakes)
+
+
+def exporting(section: Export, mistakes: Mistakes) -> None:
+    """Bind the formats, and note where two would write one file."""
+    names = [named.rule for named in section.formats]
+    for number, named in enumerate(section.formats):
+        place = f"export.formats.{number}"
+        if "calibration" in named.settings:
+            mistakes.add(place, "calibration is a key of [export]: a number of batches; leave it out here")
+        elif named.rule in names[:number]:
+            mistakes.add(place, f"'{named.rule}' is there already, and both have one file; keep one of them")
+        else:
+            bind_rule(TABLES["export"], named, place, mistakes)

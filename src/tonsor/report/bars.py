@@ -1,4 +1,4 @@
-"""Plots of the model: sparsity and weights by layer, and dense, masked and small side by side."""
+"""Plots of the model: sparsity and weights by layer, and the states side by side."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -95,7 +95,7 @@ class Bars(NamedTuple):
 
 
 def sizes(report: Mapping[str, Any], /) -> str:
-    """Draw bytes, parameters, multiply-accumulates and latency of the dense, masked and small model.
+    """Draw bytes, parameters, multiply-accumulates and latency of the model in each state.
 
     Args:
         report: The content of a `report.json`.

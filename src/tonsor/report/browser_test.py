@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 
-from tonsor.report import PLOTS, render
+from tonsor.report import PLOTS, render, render_runs, render_states
+from tonsor.report.compare import compare
 from tonsor.report.example_test import example
+from tonsor.report.states_page_test import comparison
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = (
@@ -61,9 +63,19 @@ def test_nothing_is_asked_for_and_nothing_complains(opened, address):
 
 def test_the_figures_stand_there_as_text(opened):
     text = opened.inner_text("table.main")
-    for figure in ("97.8 %", "96.9 %", "22,890", "6,271", "27.2 KiB", "0.148 ms", "dense", "masked", "small"):
+    for figure in (
+        "97.8 %",
+        "96.9 %",
+        "22,890",
+        "6,271",
+        "27.2 KiB",
+        "0.148 ms",
+        "dense",
+        "masked",
+        "shrunk",
+    ):
         assert figure in text
-    assert "The small model has 6,271 parameters" in opened.inner_text("header")
+    assert "The shrunk model has 6,271 parameters" in opened.inner_text("header")
 
 
 def test_every_plot_is_seen_and_can_be_told(opened):
@@ -90,3 +102,36 @@ def test_it_has_a_light_and_a_dark_face(opened):
         assert ink == seen[scheme][1]
     assert seen["light"][0] == "rgb(255, 255, 255)"
     assert seen["dark"][0] != seen["light"][0]
+
+
+def test_the_pages_of_states_and_of_runs_fit_and_complain_of_nothing(browser, tmp_path):
+    pages = {"states": render_states(comparison()), "runs": render_runs(compare({"a": comparison()}))}
+    for name, text in pages.items():
+        path = tmp_path / f"{name}.html"
+        path.write_text(text)
+        for width in WIDTHS.values():
+            page = browser.new_page(viewport={"width": width, "height": 844})
+            complaints: list[str] = []
+            page.on("console", lambda message, to=complaints: to.append(message.text))
+            page.goto(path.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            assert complaints == []
+            labels = [_boxes(svg) for svg in page.locator("svg").all()]
+            assert labels and not any(_meet(boxes) for boxes in labels)
+            page.close()
+
+
+def _boxes(svg):
+    """Return where each text of a drawing stands."""
+    return [box for text in svg.locator("text").all() if (box := text.bounding_box())]
+
+
+def _meet(boxes):
+    """Say whether two boxes lie over one another by more than a pixel."""
+    pairs = ((a, b) for place, a in enumerate(boxes) for b in boxes[place + 1 :])
+    return any(
+        a[at] + 1 < b[at] + b[size] and b[at] + 1 < a[at] + a[size]
+        for a, b in pairs
+        for at, size in (("x", "width"),)
+        if a["y"] + 1 < b["y"] + b["height"] and b["y"] + 1 < a["y"] + a["height"]
+    )

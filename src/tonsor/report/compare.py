@@ -17,16 +17,16 @@ def compare(reports: Mapping[str, Mapping[str, Any]], /) -> list[dict[str, Any]]
         reports: The contents of each run's `report.json`, by the name to show.
 
     Returns:
-        The rows, in the order of the runs and of their states: dense, masked, small.
+        The rows, in the order of the runs and of their states, as dense, masked, shrunk.
 
     Raises:
         ValueError: If a report holds no models.
 
     Example:
         >>> small = {"accuracy": 0.97, "parameters": 210, "latency_ms": {"1": {"median": 0.5}}}
-        >>> for row in compare({"a": {"metric": "accuracy", "models": {"small": small}}}):
+        >>> for row in compare({"a": {"metric": "accuracy", "models": {"shrunk": small}}}):
         ...     print(row["run"], row["model"], row["accuracy"], row["loss"], row["latency_ms_1"])
-        a small 0.97 None 0.5
+        a shrunk 0.97 None 0.5
     """
     for run, report in reports.items():
         if not report.get("models"):

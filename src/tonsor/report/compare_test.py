@@ -13,7 +13,7 @@ def test_there_is_a_row_for_each_run_and_state_and_all_have_the_same_keys():
     assert [(row["run"], row["model"]) for row in rows] == [
         ("a", "dense"),
         ("a", "masked"),
-        ("a", "small"),
+        ("a", "shrunk"),
         ("b", "dense"),
     ]
     assert len({tuple(row) for row in rows}) == 1

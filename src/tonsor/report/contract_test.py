@@ -96,7 +96,7 @@ def test_names_are_text_and_never_markup_or_formulas(name):
 
 
 @every_plot
-@pytest.mark.parametrize("state", ["dense", "masked", "small"])
+@pytest.mark.parametrize("state", ["dense", "masked", "shrunk"])
 def test_a_state_that_was_not_measured_is_no_obstacle(name, state):
     report = example()
     report["models"] = {state: {"bytes": 10}}

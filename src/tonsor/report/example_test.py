@@ -25,7 +25,7 @@ def example() -> dict:
         "models": {
             "dense": _model(0.978, 0.0871, 22_890, 22_890, 94_336, 61_824, 0.182, 0.911),
             "masked": _model(0.9694, 0.1012, 22_890, 5_617, 94_336, 61_824, 0.181, 0.904),
-            "small": _model(0.9694, 0.1012, 6_271, 5_617, 27_904, 26_350, 0.148, 0.467),
+            "shrunk": _model(0.9694, 0.1012, 6_271, 5_617, 27_904, 26_350, 0.148, 0.467),
         },
         "layers": layers,
         "histograms": {layer["name"]: _histogram(layer, chance) for layer in layers},
@@ -75,13 +75,13 @@ def _model(accuracy, loss, parameters, nonzeros, size, macs, alone, together) ->
     }
 
 
-def _layer(name, shape, small_shape) -> dict:
-    weights, left = int(np.prod(shape)), int(np.prod(small_shape) * 0.9)
+def _layer(name, shape, shrunk_shape) -> dict:
+    weights, left = int(np.prod(shape)), int(np.prod(shrunk_shape) * 0.9)
     sparsity = 1 - left / weights
     return {
         "name": name,
         "shape": shape,
-        "small_shape": small_shape,
+        "shrunk_shape": shrunk_shape,
         "weights": weights,
         "nonzeros": left,
         "sparsity": sparsity,

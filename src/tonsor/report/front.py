@@ -59,7 +59,7 @@ def front_plot(points: Sequence[Mapping[str, Any]], /, *, measure: str = "accura
             zorder=1,
         )
         for point in points:
-            colour = COLOURS["small"] if point["name"] in best else INK
+            colour = COLOURS["shrunk"] if point["name"] in best else INK
             axes.scatter(point["latency_ms"], point["accuracy"], s=18, color=colour, zorder=2)
             axes.annotate(
                 point["name"],

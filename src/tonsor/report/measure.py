@@ -1,5 +1,6 @@
 """Measure a model: its parameters, its work for one sample, its time for one batch."""
 
+import random
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,8 +56,9 @@ def latency(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Time one forward pass of each model, in milliseconds, in one run.
 
-    The models take turns, each round begun by the next, so that a busy machine hits all alike. What is
-    timed is the eager call with the threads torch is set to use, after three rounds to warm up.
+    The models take turns, in an order drawn anew each round, so that a busy machine, and what the one before
+    left in the caches, hit all alike. What is timed is the eager call with the threads torch is set to use,
+    after three rounds to warm up.
 
     Args:
         models: Models by name, all on the device of the inputs; left as they were.
@@ -65,7 +67,9 @@ def latency(
         rounds: Timed calls a model and batch size, at least 1; more gives steadier figures.
 
     Returns:
-        By model and batch size (as text): `median`, `low` and `high`, the 10th and 90th percentile.
+        By model and batch size (as text): `median`, `low` and `high`, the 10th and 90th percentile; and
+        `ratio`, `ratio_low`, `ratio_high`, the same of its time over the first model's in the same round. The
+        ratio is steadier where the machine is busy by turns.
 
     Raises:
         ValueError: If a batch size or `rounds` is below 1.
@@ -85,7 +89,10 @@ def latency(
             stack.enter_context(evaluating(model))
         times = [_take_turns(models, rows(inputs, batch), rounds) for batch in batches]
     return {
-        name: {str(batch): _spread(of[name]) for batch, of in zip(batches, times, strict=True)}
+        name: {
+            str(batch): _spread(of[name], of[next(iter(of))])
+            for batch, of in zip(batches, times, strict=True)
+        }
         for name in models
     }
 
@@ -119,11 +126,10 @@ def _take_turns(
     models: Mapping[str, nn.Module], sample: tuple[Any, ...], rounds: int
 ) -> dict[str, list[float]]:
     """Return the milliseconds of each model's calls, the models called in turn."""
-    names = list(models)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(WARM_UP + rounds):
-        first = turn % max(1, len(names))
-        for name in names[first:] + names[:first]:
+    times: dict[str, list[float]] = {name: [] for name in models}
+    draw = random.Random(0)
+    for _ in range(WARM_UP + rounds):
+        for name in draw.sample(list(models), len(models)):
             times[name].append(_milliseconds(models[name], sample))
     return {name: taken[WARM_UP:] for name, taken in times.items()}
 
@@ -140,7 +146,12 @@ def _milliseconds(model: nn.Module, sample: tuple[Any, ...]) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    """Return the median with the 10th and 90th percentile."""
-    low, median, high = np.percentile(values, [10, 50, 90])
-    return {"median": float(median), "low": float(low), "high": float(high)}
+def _spread(values: Sequence[float], first: Sequence[float]) -> dict[str, float]:
+    """Return median, 10th and 90th percentile, of times and of their ratios to the first model's."""
+    found: dict[str, float] = {}
+    ratios = np.divide(values, first)
+    for median, taken in (("median", values), ("ratio", ratios)):
+        before = "" if median == "median" else f"{median}_"
+        low, middle, high = np.percentile(taken, [10, 50, 90])
+        found |= {median: float(middle), f"{before}low": float(low), f"{before}high": float(high)}
+    return found

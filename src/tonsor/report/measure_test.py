@@ -90,14 +90,14 @@ def test_the_model_is_left_as_it_was_when_it_fails():
 def test_models_take_turns_in_evaluation_mode_without_gradients():
     calls = []
     models = {name: Noting(name, calls) for name in "abc"}
-    times = latency(models, torch.ones(5, 2), batches=(2, 8), rounds=3)
+    times = latency(models, torch.ones(5, 2), batches=(2, 8), rounds=20)
     assert {call[2:] for call in calls} == {(False, False)}
     for batch in (2, 8):
         names = [name for name, length, *_ in calls if length == batch]
         turns = [names[place : place + 3] for place in range(0, len(names), 3)]
-        assert len(turns) == WARM_UP + 3
+        assert len(turns) == WARM_UP + 20
         assert all(sorted(turn) == ["a", "b", "c"] for turn in turns)
-        assert {turn[0] for turn in turns} == {"a", "b", "c"}
+        assert len(set(map(tuple, turns))) == 6  # every order comes up
     assert {name: list(of) for name, of in times.items()} == {name: ["2", "8"] for name in "abc"}
     assert all(0 < t["low"] <= t["median"] <= t["high"] for of in times.values() for t in of.values())
 

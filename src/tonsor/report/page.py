@@ -1,12 +1,12 @@
 """One run as one HTML page that needs nothing else."""
 
 from collections.abc import Callable, Mapping
-from importlib.resources import files
 from typing import Any, NamedTuple, TypeAlias
 
 from tonsor.report import readable
 from tonsor.report.compare import batches
 from tonsor.report.svg import COLOURS
+from tonsor.report.template import filled, marked
 from tonsor.report.trusted import sentences
 
 Write: TypeAlias = Callable[[Any], str]  # a figure, for people
@@ -37,8 +37,6 @@ TRUST = {  # plots of the part that compares the pruned model with the dense one
 }
 CAPTIONS |= TRUST
 
-FILTERS = ("count", "size", "digits", "percent", "duration", "shape")
-
 
 class Row(NamedTuple):
     """A line of the main table.
@@ -53,7 +51,7 @@ class Row(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A figure of the main table, and by how much it differs from the dense model's.
+    """A figure of the main table, by how much it differs from the dense model's, and how it is spread.
 
     Example:
         >>> Cell("10", "").text
@@ -62,6 +60,7 @@ class Cell(NamedTuple):
 
     text: str
     note: str
+    spread: str = ""
 
 
 def render(report: Mapping[str, Any], /) -> str:
@@ -83,21 +82,12 @@ def render(report: Mapping[str, Any], /) -> str:
         >>> "<h1>digits</h1>" in page, "97.8 %" in page
         (True, True)
     """
-    try:
-        from jinja2 import Environment
-        from markupsafe import Markup
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "report: the page needs jinja2: pip install 'tonsor[report]'", name=error.name
-        ) from error
     from tonsor.report import PLOTS  # here, because the room's table names this file's functions too
 
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update({name: getattr(readable, name) for name in FILTERS})
-    drawn = {name: plot(report) for name, plot in PLOTS.items()}
-    plots = [(name, Markup(svg), CAPTIONS.get(name, "")) for name, svg in drawn.items() if svg]
-    template = files("tonsor.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    return page.from_string(template).render(
+    plots = marked({name: plot(report) for name, plot in PLOTS.items()}, CAPTIONS)
+    return filled(
+        "page.html.jinja",
+        report.get("name") or "run",
         report=report,
         summary=summary(report),
         states=_states(report),
@@ -105,7 +95,6 @@ def render(report: Mapping[str, Any], /) -> str:
         plots=[plot for plot in plots if plot[0] not in TRUST],
         trust=sentences(report.get("trust") or {}),
         trust_plots=[plot for plot in plots if plot[0] in TRUST],
-        colours=COLOURS,
     )
 
 
@@ -120,8 +109,8 @@ def summary(report: Mapping[str, Any], /) -> str:
 
     Example:
         >>> dense, small = {"accuracy": 0.98, "parameters": 1000}, {"accuracy": 0.97, "parameters": 250}
-        >>> print(summary({"metric": "accuracy", "models": {"dense": dense, "small": small}}))
-        The small model has 250 parameters where the dense one has 1,000.
+        >>> print(summary({"metric": "accuracy", "models": {"dense": dense, "shrunk": small}}))
+        The shrunk model has 250 parameters where the dense one has 1,000.
         Its accuracy is 97.0 %, the dense model has 98.0 %.
     """
     models, metric = report.get("models", {}), report.get("metric", "metric")
@@ -146,14 +135,14 @@ def table(report: Mapping[str, Any], /) -> list[Row]:
     """Return the lines of the main table: a quantity, and its figure for each state of the model.
 
     Args:
-        report: The content of a `report.json`.
+        report: The content of a `report.json` or a `compare.json`.
 
     Returns:
         One row for each quantity that any state has.
 
     Example:
-        >>> table({"models": {"dense": {"macs": 1000}, "small": {"macs": 1500}}})[0].cells
-        [Cell(text='1,000', note=''), Cell(text='1,500', note='+50.0 %')]
+        >>> table({"models": {"dense": {"macs": 1000}, "shrunk": {"macs": 1500}}})[0].cells
+        [Cell(text='1,000', note='', spread=''), Cell(text='1,500', note='+50.0 %', spread='')]
     """
     metric = report.get("metric", "metric")
     models = [report["models"][state] for state in _states(report)]
@@ -164,16 +153,25 @@ def table(report: Mapping[str, Any], /) -> list[Row]:
         ("nonzero parameters", "nonzeros", readable.count, readable.change),
         ("file", "bytes", readable.size, readable.change),
         ("MACs a sample", "macs", readable.count, readable.change),
+        ("weights in memory", "weight_bytes", readable.size, readable.change),
     )
     rows = [_row(name, [m.get(key) for m in models], write, note) for name, key, write, note in kinds]
-    for batch in batches(report):
-        times = [model.get("latency_ms", {}).get(batch) for model in models]
-        rows.append(_row(f"latency, batch {batch}", times, _median, _beyond_noise))
+    by_batch: tuple[tuple[str, str, Write, Note], ...] = (
+        ("memory", "activation_bytes", readable.size, readable.change),
+        ("latency", "latency_ms", lambda of: readable.milliseconds(of["median"]), _beyond_noise),
+        ("samples a second", "samples_per_second", lambda of: readable.rate(of["median"]), _beyond_noise),
+    )
+    for name, key, write, note in by_batch:
+        for batch in batches(report):
+            values = [(model.get(key) or {}).get(batch) for model in models]
+            if key == "activation_bytes":
+                values = [_held(model, value) for model, value in zip(models, values, strict=True)]
+            rows.append(_row(f"{name}, batch {batch}", values, write, note))
     return [row for row in rows if any(cell.text for cell in row.cells)]
 
 
 def _states(report: Mapping[str, Any]) -> list[str]:
-    """Return the states of the model that the report knows: dense, masked, small."""
+    """Return the states of the model that the report knows: dense, masked, shrunk, packed."""
     return [state for state in COLOURS if report.get("models", {}).get(state)]
 
 
@@ -183,7 +181,8 @@ def _row(name: str, values: list[Any], write: Write, note: Note) -> Row:
     for place, value in enumerate(values):
         text = "" if value is None else write(value)
         beside = place > 0 and value is not None and values[0] is not None
-        cells.append(Cell(text, note(value, values[0]) if beside else ""))
+        spread = _spread(value, write) if isinstance(value, Mapping) else ""
+        cells.append(Cell(text, note(value, values[0]) if beside else "", spread))
     return Row(name, cells)
 
 
@@ -202,12 +201,22 @@ def _nothing(_: Any, __: Any) -> str:
     return ""
 
 
-def _median(times: Mapping[str, float]) -> str:
-    """Return the median of a latency, written."""
-    return readable.milliseconds(times["median"])
+def _held(model: Mapping[str, Any], activations: int | None) -> int | None:
+    """Return what weights and a pass hold together, where both are known."""
+    weights = model.get("weight_bytes")
+    return None if weights is None or activations is None else weights + activations
+
+
+def _spread(of: Mapping[str, float], write: Write) -> str:
+    """Return the 10th and the 90th percentile, written without the unit where it is the median's."""
+    low, median, high = (write({"median": of[end]}).partition(" ") for end in ("low", "median", "high"))
+    same = low[2] == median[2] == high[2]
+    return "\N{EN DASH}".join(end[0] if same else "".join(end) for end in (low, high))
 
 
 def _beyond_noise(times: Mapping[str, float], dense: Mapping[str, float]) -> str:
-    """Return how a latency differs, or nothing where it lies within the spread of the dense model's."""
+    """Return how a time or a speed differs; nothing where more than a round in ten went otherwise."""
+    if "ratio" in times:
+        return "" if times["ratio_low"] <= 1 <= times["ratio_high"] else readable.change(times["ratio"], 1)
     within = dense["low"] <= times["median"] <= dense["high"]
     return "" if within else readable.change(times["median"], dense["median"])

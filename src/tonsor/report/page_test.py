@@ -71,11 +71,11 @@ def test_a_part_the_report_does_not_have_is_left_out(part, page):
 def test_what_is_none_is_left_out(page):
     assert ">gpu<" not in page
     report = example() | {"shrink": None}
-    report["layers"][0]["small_shape"] = None
+    report["layers"][0]["shrunk_shape"] = None
     without = render(report)
     assert ">Removed for good<" not in without
     assert "None" not in without
-    assert ">small</th>" in without
+    assert ">shrunk</th>" in without
 
 
 def test_an_empty_report_is_a_page():
@@ -126,7 +126,7 @@ def test_a_latency_within_the_noise_of_the_dense_model_is_called_no_change():
 
 def test_what_a_state_did_not_measure_stays_empty():
     report = example()
-    del report["models"]["small"]["macs"]
+    del report["models"]["shrunk"]["macs"]
     assert cells(report)["MACs a sample"] == ["61,824", "61,824", ""]
     del report["models"]["dense"]["macs"]
     assert notes(report)["MACs a sample"] == ["", "", ""]
@@ -140,7 +140,7 @@ def test_what_a_state_did_not_measure_stays_empty():
             ["dense", "masked"],
             "The masked model has 5,617 nonzero parameters where the dense one",
         ),
-        (["small"], "The small model has 6,271 parameters. Its accuracy is 96.9 %."),
+        (["shrunk"], "The shrunk model has 6,271 parameters. Its accuracy is 96.9 %."),
         ([], ""),
     ],
 )

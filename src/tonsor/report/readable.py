@@ -65,6 +65,20 @@ def milliseconds(value: float, /) -> str:
     return f"{digits(value)} ms"
 
 
+def rate(value: float, /) -> str:
+    """Write a number of things a second with three digits.
+
+    Example:
+        >>> rate(952.3), rate(31861), rate(1232144)
+        ('952', '31.9 k', '1.23 M')
+    """
+    for unit in ("", " k", " M"):
+        if abs(value) < 999.5 or unit == " M":
+            break
+        value /= 1000
+    return f"{digits(value)}{unit}"
+
+
 def duration(seconds: float, /) -> str:
     """Write a time given in seconds.
 

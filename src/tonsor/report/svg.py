@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours: apart for colour-blind readers, and at least 3:1 on white and on near-black.
-COLOURS = {"dense": "#0072b2", "masked": "#d55e00", "small": "#009e73", "packed": "#cc79a7"}
+# Okabe and Ito's colours and two of their kind: apart for colour-blind readers, and at least 3:1 on white
+# and on near-black.
+COLOURS = {
+    "dense": "#0072b2",
+    "masked": "#d55e00",
+    "shrunk": "#009e73",
+    "packed": "#cc79a7",
+    "sparse": "#8c7a00",
+    "int8": "#7b5fc0",
+}
 ACCENT = "#b5579c"  # what belongs to no state of the model: a validation curve, a threshold
 INK = "#010203"  # stands for the page's own text colour, light or dark
 WIDTH = 5.4  # inches: at this size the text of a plot is read on a phone, too
@@ -181,3 +189,33 @@ def grid(axes: Any, /, *, axis: str = "y") -> None:
     """
     axes.grid(axis=axis, color=INK, alpha=0.15, linewidth=0.6)
     axes.tick_params(length=2.5)
+
+
+def plain_log(axis: Any, /) -> None:
+    """Write the numbers of a logarithmic axis as people do, at no more places than there is room for.
+
+    Args:
+        axis: matplotlib's x or y axis, its limits set; changed in place.
+
+    Example:
+        >>> with drawing(3, 2) as figure:
+        ...     axes = figure.add_subplot(xscale="log", xlim=(2000, 2e6))
+        ...     plain_log(axes.xaxis)
+        ...     ">100 k<" in to_svg(figure, "log", "Nothing")
+        True
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1 else (1, 3) if decades < 2 else (1,)))
+    axis.set_major_formatter(FuncFormatter(_short_number))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _short_number(value: float, _: object) -> str:
+    """Return 3000 as 3 k."""
+    for unit, size in ((" M", 1e6), (" k", 1e3)):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"

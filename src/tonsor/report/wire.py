@@ -9,7 +9,7 @@ from tonsor.report import readable
 from tonsor.report.curves import Stretch, stretches
 from tonsor.report.svg import ACCENT, COLOURS, INK, WIDTH, drawing, grid, numbers, thin, to_svg
 
-TIMES = {"encode": ACCENT, "send": COLOURS["dense"], "decode": COLOURS["small"]}
+TIMES = {"encode": ACCENT, "send": COLOURS["dense"], "decode": COLOURS["shrunk"]}
 
 
 def wire(report: Mapping[str, Any], /) -> str:

@@ -1,0 +1,141 @@
+import logging
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from tonsor.export import int8, to_onnx, to_onnx_int8
+
+pytestmark = pytest.mark.slow
+
+
+class Language(nn.Module):
+    """Scores of the next token, whose last layer is the embedding itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(40, 12)
+        self.inner = nn.Linear(12, 12)
+        self.out = nn.Linear(12, 40, bias=False)
+        self.out.weight = self.embedding.weight
+
+    def forward(self, tokens):
+        return self.out(self.inner(self.embedding(tokens)).relu())
+
+
+class Spiked(nn.Module):
+    """An attention block whose residual stream has outliers, as pretrained transformers have."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.spike = nn.Parameter(torch.zeros(16))
+        self.spike.data[3] = 300.0
+
+    def forward(self, x):
+        return self.block(x) + self.block(x + self.spike)
+
+
+def weights_of(path):
+    held = onnx.load(path).graph.initializer
+    return [w for w in held if w.data_type == onnx.TensorProto.INT8 and len(w.dims) > 1]
+
+
+def test_weights_are_the_nearest_of_255_levels_for_each_output(tmp_path):
+    layer, x = nn.Linear(6, 3), torch.randn(32, 6)
+    to_onnx_int8(layer, x, tmp_path / "a", reduce_range=False)
+    (held,) = weights_of(tmp_path / "a")
+    levels = onnx.numpy_helper.to_array(held)
+    levels = levels if levels.shape == (3, 6) else levels.T
+    weight = layer.weight.detach().double().numpy()
+    step = np.abs(weight).max(1, keepdims=True) / 127
+    assert np.abs(levels - weight / step).max() <= 0.5 + 1e-3
+    assert np.abs(levels).max() == 127
+
+
+def test_seven_bits_are_kept_where_sums_overflow_or_where_one_asks_for_it(tmp_path, monkeypatch):
+    layer, x = nn.Linear(6, 3), torch.randn(32, 6)
+    monkeypatch.setattr(int8, "overflows", lambda: True)
+    for name, keys in (("found", {}), ("asked", {"reduce_range": True}), ("dynamic", {"ranges": "dynamic"})):
+        to_onnx_int8(layer, x, tmp_path / name, **keys)
+        (held,) = weights_of(tmp_path / name)
+        assert np.abs(onnx.numpy_helper.to_array(held)).max() <= 64
+    assert (tmp_path / "found").read_bytes() == (tmp_path / "asked").read_bytes()
+
+
+def test_ranges_come_from_the_calibration(tmp_path):
+    layer, x = nn.Linear(6, 3), torch.randn(32, 6)
+    whole = to_onnx_int8(layer, x, tmp_path / "whole")
+    to_onnx_int8(layer, x, tmp_path / "parts", calibration=(x[i : i + 8] for i in range(0, 32, 8)))
+    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert whole.rms_difference < 0.02
+    with pytest.raises(ValueError, match=r"int8 changes the outputs by \d+\.\d% of their norm; .*=20\.0%"):
+        to_onnx_int8(layer, x, tmp_path / "a", calibration=[x / 10])
+    assert not (tmp_path / "a").exists()
+    assert to_onnx_int8(layer, x, tmp_path / "a", calibration=[x / 10], tolerance=2.0).rms_difference > 0.2
+
+
+@pytest.mark.parametrize("ranges", ["minmax", "entropy", "percentile", "dynamic"])
+def test_every_way_to_find_ranges_works_on_tied_weights_and_tokens_without_a_word(ranges, tmp_path, capfd):
+    torch.manual_seed(0)
+    handlers, levels = list(logging.getLogger().handlers), logging.getLogger().level
+    tokens = torch.randint(0, 40, (16, 5))
+    exported = to_onnx_int8(Language(), tokens, tmp_path / "a", ranges=ranges)
+    assert 1e-4 < exported.rms_difference < 0.03
+    assert (logging.getLogger().handlers, logging.getLogger().level) == (handlers, levels)
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_outliers_and_attention_masks_do_not_take_a_transformer_apart(tmp_path):
+    torch.manual_seed(0)
+    exported = to_onnx_int8(Spiked(), torch.randn(32, 4, 16), tmp_path / "a")
+    assert exported.rms_difference < 0.05
+
+
+def test_embeddings_and_layers_take_a_quarter_of_the_bytes(tmp_path):
+    model, x = nn.Sequential(nn.Embedding(500, 64), nn.Linear(64, 256)), torch.randint(0, 500, (64, 3))
+    float_bytes = to_onnx(model, x, tmp_path / "float").bytes
+    for ranges in ("minmax", "dynamic"):
+        assert to_onnx_int8(model, x, tmp_path / "a", ranges=ranges).bytes < 0.3 * float_bytes
+
+
+def test_a_convolution_is_computed_in_int8_and_the_last_layer_gives_floats(tmp_path):
+    body = (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
+    to_onnx_int8(nn.Sequential(*body), torch.randn(16, 1, 8, 8), tmp_path / "a")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "run")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(tmp_path / "a", options, providers=["CPUExecutionProvider"])
+    operations = [node.op_type for node in onnx.load(tmp_path / "run").graph.node]
+    assert {"QLinearConv", "QGemm"} <= set(operations)
+    assert not {"Conv", "Gemm", "DequantizeLinear"} & set(operations)
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "told"),
+    [
+        (nn.ReLU(), {}, 'ReLU has nothing to quantize with ranges="minmax"; expected convolutions, linear'),
+        (nn.Linear(8, 2).double(), {}, "expected convolutions, linear layers or embeddings of float32"),
+        (nn.Conv1d(4, 2, 1), {"ranges": "dynamic"}, "expected LSTMs, linear layers or embeddings"),
+        (nn.Linear(8, 2), {"ranges": "entropi"}, "unknown ranges 'entropi'; did you mean 'entropy'"),
+        (nn.Linear(8, 2), {"tolerance": 0}, "tolerance must be above 0; got 0"),
+        (nn.Linear(8, 2), {"calibration": []}, "calibration is empty; expected at least one batch"),
+        (nn.Linear(8, 2), {"calibration": [(1, 2)]}, "input 0 must be a tensor with the batch first"),
+        (
+            nn.Linear(8, 2),
+            {"calibration": [torch.ones(2, 4, 8), (torch.ones(2, 4, 8),) * 2]},
+            r"batch 1 of the calibration has 2 inputs; the model takes 1 \(input\)",
+        ),
+        (nn.Linear(8, 2), {"calibration": [torch.ones(2, 4, 9)]}, "cannot quantize the model: .*shaped like"),
+        (nn.Linear(8, 2), {"calibration": [torch.ones(2, 4, 8) * torch.nan]}, "the model: .* values finite"),
+    ],
+)
+def test_what_int8_cannot_do_is_refused_with_the_reason(model, keys, told, tmp_path):
+    x = torch.randn(2, 4, 8, dtype=next(model.parameters(), torch.ones(1)).dtype)
+    with pytest.raises(ValueError, match=told):
+        to_onnx_int8(model, x, tmp_path / "a", **keys)
+    assert not list(tmp_path.iterdir())
