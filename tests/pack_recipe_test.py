@@ -57,7 +57,7 @@ def test_a_recipe_packs_within_a_budget_of_bytes(tmp_path):
     [
         ("pack.bits=9", "less than or equal to 8"),
         ('pack.sharing="kmean"', "unknown rule 'kmean'; did you mean 'kmeans'"),
-        ('pack.sharing={rule="kmeans", groups=0}', "groups must lie between 1"),
+        ('pack.sharing={rule="kmeans", groups=0}', "groups must be at least 1"),
         ('pack.sharing={rule="kmeans", bits=3}', "give the bits as a key of [pack]"),
         ("pack.max_bytes=100", "give one of the keys 'bits', 'max_bytes' and 'max_rise'"),
         ('pack.positions=["bits"]', "pack.positions"),
