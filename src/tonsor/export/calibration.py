@@ -44,7 +44,7 @@ class Calibration:
         if len(given) != len(self._names):
             raise ValueError(
                 f"export.onnx_int8: batch {self._count} of the calibration has {len(given)} inputs; the "
-                f"model takes {len(self._names)} ({', '.join(self._names)})"
+                f"model takes {len(self._names)} ({', '.join(self._names)}); leave targets out"
             )
         self._count += 1
         return {name: x.detach().cpu().numpy() for name, x in zip(self._names, given, strict=True)}

@@ -108,8 +108,12 @@ def test_a_format_obeys_the_one_law(name):
 
 
 @every_pair
-def test_an_export_is_whole_alone_and_says_what_it_is(name, kind, built, tmp_path, capfd):
+def test_an_export_is_one_whole_file_and_leaves_the_model_as_it_was(name, kind, built, tmp_path, capfd):
     model, inputs = built
+    model.train()
+    for module in list(model.children())[:1]:
+        module.eval()
+    flags, tensors, identities, wants = states_of(model)
     path = tmp_path / "folder" / f"a.{name}"
     exported = FORMATS[name](model, inputs, path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -119,16 +123,6 @@ def test_an_export_is_whole_alone_and_says_what_it_is(name, kind, built, tmp_pat
     assert all(least <= difference < most for difference in differences)
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
-
-
-@every_pair
-def test_an_export_leaves_the_model_as_it_was(name, kind, built, tmp_path):
-    model, inputs = built
-    model.train()
-    for module in list(model.children())[:1]:
-        module.eval()
-    flags, tensors, identities, wants = states_of(model)
-    FORMATS[name](model, inputs, tmp_path / "a")
     after = states_of(model)
     assert (after[0], after[2], after[3]) == (flags, identities, wants)
     assert all(torch.equal(after[1][key], tensor) for key, tensor in tensors.items())

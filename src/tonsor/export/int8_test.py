@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from tonsor.export import int8, to_onnx, to_onnx_int8
+from tonsor.export import int8, to_onnx_int8
+from tonsor.export.onnx import onnx_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -39,14 +40,27 @@ class Spiked(nn.Module):
         return self.block(x) + self.block(x + self.spike)
 
 
+@pytest.fixture(scope="module")
+def whole():
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 3).eval()
+    return layer, onnx_bytes(layer, (torch.randn(4, 6),), "export.onnx_int8")
+
+
+@pytest.fixture
+def layer(whole, monkeypatch):
+    """A layer that torch exports once for all tests, which takes longest."""
+    monkeypatch.setattr(int8, "onnx_bytes", lambda *_: whole[1])
+    return whole[0]
+
+
 def weights_of(path):
     held = onnx.load(path).graph.initializer
     return [w for w in held if w.data_type == onnx.TensorProto.INT8 and len(w.dims) > 1]
 
 
-def test_weights_are_the_nearest_of_255_levels_for_each_output(tmp_path):
-    layer, x = nn.Linear(6, 3), torch.randn(32, 6)
-    to_onnx_int8(layer, x, tmp_path / "a", reduce_range=False)
+def test_weights_are_the_nearest_of_255_levels_for_each_output(layer, tmp_path):
+    to_onnx_int8(layer, torch.randn(32, 6), tmp_path / "a", reduce_range=False)
     (held,) = weights_of(tmp_path / "a")
     levels = onnx.numpy_helper.to_array(held)
     levels = levels if levels.shape == (3, 6) else levels.T
@@ -56,18 +70,18 @@ def test_weights_are_the_nearest_of_255_levels_for_each_output(tmp_path):
     assert np.abs(levels).max() == 127
 
 
-def test_seven_bits_are_kept_where_sums_overflow_or_where_one_asks_for_it(tmp_path, monkeypatch):
-    layer, x = nn.Linear(6, 3), torch.randn(32, 6)
+def test_seven_bits_are_kept_where_sums_overflow_or_where_one_asks_for_it(layer, tmp_path, monkeypatch):
+    x = torch.randn(32, 6)
+    to_onnx_int8(layer, x, tmp_path / "asked", ranges="dynamic", reduce_range=True)
     monkeypatch.setattr(int8, "overflows", lambda: True)
-    for name, keys in (("found", {}), ("asked", {"reduce_range": True}), ("dynamic", {"ranges": "dynamic"})):
-        to_onnx_int8(layer, x, tmp_path / name, **keys)
+    to_onnx_int8(layer, x, tmp_path / "found")
+    for name in ("asked", "found"):
         (held,) = weights_of(tmp_path / name)
-        assert np.abs(onnx.numpy_helper.to_array(held)).max() <= 64
-    assert (tmp_path / "found").read_bytes() == (tmp_path / "asked").read_bytes()
+        assert np.abs(onnx.numpy_helper.to_array(held)).max() == 64
 
 
-def test_ranges_come_from_the_calibration(tmp_path):
-    layer, x = nn.Linear(6, 3), torch.randn(32, 6)
+def test_ranges_come_from_the_calibration(layer, tmp_path):
+    x = torch.randn(32, 6)
     whole = to_onnx_int8(layer, x, tmp_path / "whole")
     to_onnx_int8(layer, x, tmp_path / "parts", calibration=(x[i : i + 8] for i in range(0, 32, 8)))
     assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
@@ -98,7 +112,7 @@ def test_outliers_and_attention_masks_do_not_take_a_transformer_apart(tmp_path):
 
 def test_embeddings_and_layers_take_a_quarter_of_the_bytes(tmp_path):
     model, x = nn.Sequential(nn.Embedding(500, 64), nn.Linear(64, 256)), torch.randint(0, 500, (64, 3))
-    float_bytes = to_onnx(model, x, tmp_path / "float").bytes
+    float_bytes = sum(4 * weight.numel() for weight in model.parameters())
     for ranges in ("minmax", "dynamic"):
         assert to_onnx_int8(model, x, tmp_path / "a", ranges=ranges).bytes < 0.3 * float_bytes
 
@@ -123,19 +137,29 @@ def test_a_convolution_is_computed_in_int8_and_the_last_layer_gives_floats(tmp_p
         (nn.Conv1d(4, 2, 1), {"ranges": "dynamic"}, "expected LSTMs, linear layers or embeddings"),
         (nn.Linear(8, 2), {"ranges": "entropi"}, "unknown ranges 'entropi'; did you mean 'entropy'"),
         (nn.Linear(8, 2), {"tolerance": 0}, "tolerance must be above 0; got 0"),
-        (nn.Linear(8, 2), {"calibration": []}, "calibration is empty; expected at least one batch"),
-        (nn.Linear(8, 2), {"calibration": [(1, 2)]}, "input 0 must be a tensor with the batch first"),
-        (
-            nn.Linear(8, 2),
-            {"calibration": [torch.ones(2, 4, 8), (torch.ones(2, 4, 8),) * 2]},
-            r"batch 1 of the calibration has 2 inputs; the model takes 1 \(input\)",
-        ),
-        (nn.Linear(8, 2), {"calibration": [torch.ones(2, 4, 9)]}, "cannot quantize the model: .*shaped like"),
-        (nn.Linear(8, 2), {"calibration": [torch.ones(2, 4, 8) * torch.nan]}, "the model: .* values finite"),
     ],
 )
 def test_what_int8_cannot_do_is_refused_with_the_reason(model, keys, told, tmp_path):
     x = torch.randn(2, 4, 8, dtype=next(model.parameters(), torch.ones(1)).dtype)
     with pytest.raises(ValueError, match=told):
         to_onnx_int8(model, x, tmp_path / "a", **keys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("calibration", "told"),
+    [
+        ([], "calibration is empty; expected at least one batch"),
+        ([(1, 2)], "input 0 must be a tensor with the batch first"),
+        (
+            [torch.ones(2, 6), (torch.ones(2, 6),) * 2],
+            r"batch 1 .* 2 inputs; .* 1 \(input\); leave targets out",
+        ),
+        ([torch.ones(2, 9)], "cannot quantize the model: .*shaped like the inputs"),
+        ([torch.ones(2, 6) * torch.nan], "cannot quantize the model: .* values finite"),
+    ],
+)
+def test_a_wrong_calibration_is_refused(calibration, told, layer, tmp_path):
+    with pytest.raises(ValueError, match=told):
+        to_onnx_int8(layer, torch.randn(2, 6), tmp_path / "a", calibration=calibration)
     assert not list(tmp_path.iterdir())
