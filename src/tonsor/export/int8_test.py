@@ -28,16 +28,18 @@ class Language(nn.Module):
 
 
 class Spiked(nn.Module):
-    """An attention block whose residual stream has outliers, as pretrained transformers have."""
+    """A residual stream with an outlier, as pretrained transformers have, and a mask of infinities."""
 
     def __init__(self):
         super().__init__()
-        self.block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
-        self.spike = nn.Parameter(torch.zeros(16))
-        self.spike.data[3] = 300.0
+        self.first, self.last = nn.Linear(16, 16), nn.Linear(16, 4)
+        self.register_buffer("spike", torch.eye(16)[3] * 1000)
+        self.register_buffer("mask", torch.zeros(16).index_fill(0, torch.tensor([5]), -torch.inf))
 
     def forward(self, x):
-        return self.block(x) + self.block(x + self.spike)
+        stream = self.first(x) + self.spike
+        attended = torch.where(self.mask < 0, self.mask, x).softmax(-1)
+        return self.last(stream - self.spike + attended)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +106,17 @@ def test_every_way_to_find_ranges_works_on_tied_weights_and_tokens_without_a_wor
     assert captured.out == captured.err == ""
 
 
-def test_outliers_and_attention_masks_do_not_take_a_transformer_apart(tmp_path):
+def test_outliers_and_masks_of_infinities_do_not_take_a_model_apart(tmp_path):
     torch.manual_seed(0)
-    exported = to_onnx_int8(Spiked(), torch.randn(32, 4, 16), tmp_path / "a")
-    assert exported.rms_difference < 0.05
+    exported = to_onnx_int8(Spiked(), torch.randn(32, 16), tmp_path / "a")
+    assert exported.rms_difference < 0.03
+
+
+def test_a_layer_that_is_called_twice_stays_one_layer(tmp_path):
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 6)  # square, so that a transposed one would run
+    model, x = nn.Sequential(layer, nn.ReLU(), layer), torch.randn(32, 6)
+    assert to_onnx_int8(model, x, tmp_path / "a", ranges="dynamic").rms_difference < 0.03
 
 
 def test_embeddings_and_layers_take_a_quarter_of_the_bytes(tmp_path):
