@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,27 +23,35 @@ from results import markdown, write_section
 from torch import Tensor, nn
 
 from tonsor.files import read_tensors, write_tensors
-from tonsor.pack import finetune_, kmeans, load, pack, save, share, unpack
+from tonsor.pack import Shared, finetune_, kmeans, load, pack, save, share, unpack
 from tonsor.prune import alps, prune_layerwise, refit
+from tonsor.recipe.sharing import share_layerwise_
 
 EPOCHS = 8  # in which the shared values are trained, over the calibration sentences
-CASES: dict[str, dict[str, Any]] = {  # sparsity of the blocks, bits by pattern of names, tables a matrix
+SIXTEEN = partial(kmeans, groups=16)
+CASES: dict[str, dict[str, Any]] = {  # sparsity of the blocks, and how all matrices share values
     "lossless": {"sparsity": 0.0, "bits": None},
-    "8 bit": {"sparsity": 0.0, "bits": 8},
-    "4 bit": {"sparsity": 0.0, "bits": 4},
-    "4 bit, 16 tables": {"sparsity": 0.0, "bits": 4, "groups": 16},
-    "50 % sparse": {"sparsity": 0.5, "bits": None},
-    "50 % sparse, 8 bit": {"sparsity": 0.5, "bits": 8},
-    "50 % sparse, 4 bit": {"sparsity": 0.5, "bits": 4},
-    "50 % sparse, 4 bit, 16 tables": {"sparsity": 0.5, "bits": 4, "groups": 16},
-    "50 % sparse, 3 bit, 16 tables": {"sparsity": 0.5, "bits": 3, "groups": 16},
+    "4 bit": {"sparsity": 0.0, "way": "nearest"},
+    "4 bit, GPTQ": {"sparsity": 0.0},
+    "4 bit, 16 tables, GPTQ": {"sparsity": 0.0, "sharing": SIXTEEN},
+    "50 %": {"sparsity": 0.5, "bits": None},
+    "50 %, 4 bit": {"sparsity": 0.5, "way": "nearest"},
+    "50 %, 4 bit, GPTQ": {"sparsity": 0.5},
+    "50 %, 4 bit, 16 tables, GPTQ": {"sparsity": 0.5, "sharing": SIXTEEN},
+    "50 %, 4 bit, 16 tables, GPTQ, trained": {"sparsity": 0.5, "sharing": SIXTEEN, "way": "trained"},
+    "50 %, 3 bit, 16 tables, GPTQ, trained": {
+        "sparsity": 0.5,
+        "bits": 3,
+        "sharing": SIXTEEN,
+        "way": "trained",
+    },
 }
 ABOUT = """The file with its header, checksums, biases and word embeddings (half of all parameters, which no
 case prunes), against float32. Pruned: the matrices of the six blocks, by ALPS with a refit. Shared: every
-matrix, by k-means; a table each, or 16. Trained: the shared values alone, {epochs} epochs over the {more}
-calibration sentences of {text}, towards the dense model's states, without a label. Cosine to the dense
-embedding and how often the nearest sentence is the same: 1000 held-out sentences, of the model unpacked from
-the file."""
+matrix, by k-means, a table each or 16; to the nearest value, or by GPTQ layer by layer. Trained: the shared
+values alone, {epochs} epochs over the {more} calibration sentences of {text}, towards the dense model's
+states, without a label. Cosine to the dense embedding and how often the nearest sentence is the same: 1000
+held-out sentences, of the model unpacked from the file."""
 
 
 def sparse(encoder: Encoder, sparsity: float, folder: Path) -> nn.Module:
@@ -80,12 +88,23 @@ def taught(encoder: Encoder) -> Iterator[tuple[Any, Any]]:
         yield from (pairs[place] for place in order)
 
 
-def measure(encoder: Encoder, case: Mapping[str, Any], folder: Path, *, is_trained: bool) -> dict[str, float]:
+def measure(
+    encoder: Encoder,
+    folder: Path,
+    *,
+    sparsity: float,
+    bits: int | None = 4,
+    sharing: Callable[..., Shared] = kmeans,
+    way: str = "GPTQ",
+) -> dict[str, float]:
     """Pack the encoder in one way, and look at what comes out of the file."""
-    model = sparse(encoder, case["sparsity"], folder)
+    model = sparse(encoder, sparsity, folder)
     started = time.process_time()
-    shared = share(model, bits=case["bits"], sharing=partial(kmeans, groups=case.get("groups", 1)))
-    if is_trained:
+    if bits is None or way == "nearest":
+        shared = share(model, bits=bits, sharing=sharing)
+    else:
+        shared = share_layerwise_(model, encoder.batches, bits=of_matrices(model, bits), sharing=sharing)
+    if way == "trained":
         steps = EPOCHS * len(encoder.batches)
         shared = finetune_(model, shared, taught(encoder), apart, steps=steps)
     path = folder / "model.tonsor"
@@ -98,6 +117,11 @@ def measure(encoder: Encoder, case: Mapping[str, Any], folder: Path, *, is_train
     return {"bytes": size, "times": whole / size, **{k: found[k] for k in ("cosine", "neighbour", "seconds")}}
 
 
+def of_matrices(model: nn.Module, bits: int) -> dict[str, int]:
+    """Return the bits by name; the pooler is never called, so that nothing can be chosen for it."""
+    return {name: bits for name, p in model.named_parameters() if p.ndim > 1 and "pooler" not in name}
+
+
 def main() -> None:
     """Measure what is not there yet, and write the section."""
     parser = argparse.ArgumentParser()
@@ -108,12 +132,10 @@ def main() -> None:
     found: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
     encoder = Encoder(MORE)
     for name, case in CASES.items():
-        for is_trained in (False, True) if case["bits"] else (False,):
-            key = name + ", trained" * is_trained
-            if key not in found:
-                found[key] = measure(encoder, case, folder, is_trained=is_trained)
-                path.write_text(json.dumps(found, indent=1))
-                print(key, found[key], flush=True)
+        if name not in found:
+            found[name] = measure(encoder, folder, **case)
+            path.write_text(json.dumps(found, indent=1))
+            print(name, found[name], flush=True)
     rows = [
         [
             key,
@@ -123,7 +145,7 @@ def main() -> None:
             f"{f['neighbour']:.1%}",
             f"{f['seconds']:.0f}",
         ]
-        for key, f in found.items()
+        for key, f in ((name, found[name]) for name in CASES)
     ]
     whole = sum(p.numel() for p in encoder.dense.parameters())
     text = "TONSOR_TEXT" if os.environ.get("TONSOR_TEXT") else "Python's docstrings"
