@@ -1,5 +1,7 @@
 """A model becomes few bytes, in memory and in a file; and fast ones, by layers that use the zeros."""
 
+from tonsor.pack.bit_steps import BitPath as BitPath
+from tonsor.pack.bit_steps import bit_path as bit_path
 from tonsor.pack.by_kmeans import kmeans as kmeans
 from tonsor.pack.by_step import uniform as uniform
 from tonsor.pack.centroids import Centroids as Centroids

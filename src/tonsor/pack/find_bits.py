@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tonsor.pack.bit_table import bit_table
 from tonsor.pack.by_kmeans import kmeans
-from tonsor.pack.coding import Coding
-from tonsor.pack.encode import encode
-from tonsor.pack.named import State, check_masks, in_threads, masked, told, untied
-from tonsor.pack.share import bits_of
-from tonsor.pack.shared import Shared, Sharing
+from tonsor.pack.named import State, check_masks, masked, untied
+from tonsor.pack.shared import Sharing
 
 
 @dataclass(frozen=True)
@@ -77,14 +75,10 @@ def find_bits(
     """
     if (max_bytes is None) == (max_loss is None):
         raise ValueError(f"pack.find_bits: give one budget; got max_bytes={max_bytes}, max_loss={max_loss}")
-    if not choices or not set(choices) <= set(range(2, 9)):
-        raise ValueError(
-            f"pack.find_bits: choices must be whole numbers between 2 and 8; got {list(choices)}"
-        )
     tensors, _ = untied(state)
     check_masks(tensors, masks or {})
     whole = {name: masked(name, tensors, masks or {}) for name in tensors}
-    table = _measured(whole, sorted(set(choices)), sharing, measure)
+    table = bit_table(whole, choices, sharing=sharing, measure=measure)
     bits, kept = {name: max(choices) for name in table.steps}, set(table.steps)
     while kept and (max_bytes is None or table.bytes(bits) > max_bytes):
         name = min(sorted(kept), key=lambda name: table.price(name, bits[name]))
@@ -108,87 +102,3 @@ def _met(chosen: Chosen, max_bytes: int | None, max_loss: float | None) -> Chose
             f"pack.find_bits: with the most bits the loss is {chosen.loss:g}, above max_loss={max_loss:g}"
         )
     return chosen
-
-
-@dataclass(frozen=True)
-class _Table:
-    """What each weight takes and costs with each number of bits."""
-
-    whole: Mapping[str, Tensor]
-    measure: Callable[[Mapping[str, Tensor]], float]
-    rest: int  # bytes of what is not shared
-    steps: Mapping[
-        str, Mapping[int, tuple[Shared, int, float]]
-    ]  # by name and bits: values, bytes, loss alone
-
-    def bytes(self, bits: Mapping[str, int]) -> int:
-        """Return the bytes of everything."""
-        return self.rest + sum(self.steps[name][count][1] for name, count in bits.items())
-
-    def loss(self, bits: Mapping[str, int]) -> float:
-        """Return the loss of all weights together."""
-        values = {name: self.steps[name][count][0].values() for name, count in bits.items()}
-        return self.measure({**self.whole, **values})
-
-    def below(self, name: str, bits: int) -> int | None:
-        """Return the next lower number of bits that saves bytes."""
-        fewer = [
-            b for b, step in self.steps[name].items() if b < bits and step[1] < self.steps[name][bits][1]
-        ]
-        return max(fewer, default=None)
-
-    def price(self, name: str, bits: int) -> float:
-        """Return the loss that a byte costs which the next step down saves."""
-        lower = self.below(name, bits)
-        if lower is None:
-            return -float("inf")  # there is none; it is looked at at once, and left
-        (_, size, loss), (_, less, more) = self.steps[name][bits], self.steps[name][lower]
-        return max(0.0, more - loss) / (size - less)
-
-
-def _measured(
-    whole: Mapping[str, Tensor],
-    choices: Sequence[int],
-    sharing: Sharing,
-    measure: Callable[[Mapping[str, Tensor]], float] | None,
-) -> _Table:
-    """Share and pack every weight with every number of bits, and measure what each does alone."""
-    coding = Coding()
-    measured = measure or _squared_error(whole)
-    able = bits_of(whole, choices[-1])
-
-    def steps(name: str) -> dict[int, tuple[Shared, int]]:
-        shared = {bits: told(name, sharing, whole[name], bits=bits) for bits in choices}
-        return {bits: (done, len(encode(done, coding).payload)) for bits, done in shared.items()}
-
-    found = in_threads(steps, able, coding.threads)
-    rest = sum(
-        len(told(name, encode, tensor, coding).payload) for name, tensor in whole.items() if name not in able
-    )
-    return _Table(
-        whole,
-        measured,
-        rest,
-        {
-            name: {
-                b: (done, size, measured({**whole, name: done.values()})) for b, (done, size) in tried.items()
-            }
-            for name, tried in found.items()
-        },
-    )
-
-
-def _squared_error(whole: Mapping[str, Tensor]) -> Callable[[Mapping[str, Tensor]], float]:
-    """Return a function from tensors to their squared distance, each relative to its own squared sum."""
-
-    def error(tensors: Mapping[str, Tensor]) -> float:
-        found = 0.0
-        for name, tensor in tensors.items():
-            if tensor is not whole[name]:
-                wide = whole[name].double()
-                found += float(
-                    (tensor.double() - wide).square().sum() / wide.square().sum().clamp_min(1e-300)
-                )
-        return found
-
-    return error
