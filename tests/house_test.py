@@ -23,7 +23,8 @@ ATTACHED = {
     "attached_signs",
     "attached_where",
 }
-SCREENS = {"cli_compare", "screen", "screen_compare", "screen_fitting", "screen_pack", "screen_scan"}
+SCREENS = {"screen", "screen_compare", "screen_fit", "screen_fitting", "screen_pack", "screen_scan"}
+SCREENS |= {"cli_compare", "cli_fit", "cli_stop"}
 ROOMS = {"clip", "constrain", "compress", "prune", "shrink", "pack", "export", "report", "examples"}
 PUBLIC = [
     (room, name, thing)

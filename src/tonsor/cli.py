@@ -1,17 +1,17 @@
 """The command: run, check, list, report, compare. The only file that prints, with those it is made of."""
 
 import os
-import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tonsor.cli_compare import compare
+from tonsor.cli_fit import fit
+from tonsor.cli_stop import exit_status, stopper
 from tonsor.screen import Log, Quiet, Screen, table_of, table_of_runs
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 look = typer.Typer(help="Look into the model of a run.", no_args_is_help=True)
 app.add_typer(look, name="inspect")
 app.command()(compare)
+app.command()(fit)
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
 Change = Annotated[
@@ -57,9 +58,9 @@ def run(
     tell = _teller(quiet=quiet, log=log) if crew.is_first else Quiet()
     try:
         with tell:
-            run_recipe(Run(checked, folder, crew, tell.event, _stopper()), recipe.read_text())
+            run_recipe(Run(checked, folder, crew, tell.event, stopper()), recipe.read_text())
     except KeyboardInterrupt as stopped:
-        raise typer.Exit(_stopped(stopped)) from stopped
+        raise typer.Exit(exit_status(stopped)) from stopped
     crew.leave()
     if crew.is_first and not log:
         if not quiet:
@@ -147,10 +148,10 @@ def inspect_sensitivity(
     question = inspecting.Question(importance, pattern, sparsity=sparsity, max_loss=max_loss)
     try:
         with Screen() as tell:
-            run, text = inspecting.open_run(source, out, changes or [], tell.event, _stopper())
+            run, text = inspecting.open_run(source, out, changes or [], tell.event, stopper())
             figures = inspecting.inspect_sensitivity(run, text, question)
     except KeyboardInterrupt as stopped:
-        raise typer.Exit(_stopped(stopped)) from stopped
+        raise typer.Exit(exit_status(stopped)) from stopped
     table_of_scan(figures)
     print(run.folder.path / inspecting.PICTURE)
 
@@ -199,27 +200,6 @@ def _start_workers(workers: int) -> int:
     # torchrun would take --log for one of its own
     arguments = ["--jsonl" if argument == "--log" else argument for argument in sys.argv[1:]]
     return subprocess.call([*torchrun, "-m", "tonsor", *arguments])
-
-
-def _stopped(why: KeyboardInterrupt) -> int:
-    """Say how to go on after Ctrl-C, and return the exit status."""
-    print(f"tonsor: {why or 'stopped'}; to go on: tonsor {' '.join(sys.argv[1:])}", file=sys.stderr)
-    return 130
-
-
-def _stopper() -> Callable[[], bool]:
-    """Let Ctrl-C ask the run to stop after the step it is at; a second one stops it at once."""
-    asked: list[int] = []
-
-    def ask(number: int, _: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-    return lambda: bool(asked)
 
 
 def main() -> None:

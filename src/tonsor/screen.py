@@ -118,7 +118,7 @@ class Screen(Quiet):
             self._console.print(f"{event['stage']:<9} done before", style="dim")
         elif kind == "end":
             self._end(event["stage"])
-        elif kind == "scan":
+        elif kind in ("scan", "fit"):
             self._scan(event)
         else:
             self._train(event)
@@ -137,12 +137,15 @@ class Screen(Quiet):
             self._bars.update(self._ids[label], completed=event["step"], figures=training.figures())
 
     def _scan(self, event: Mapping[str, Any]) -> None:
-        """Take one measurement of a scan."""
+        """Take one measurement of a scan, or one candidate of a search."""
         if self._console.is_terminal:
-            if "scan" not in self._ids:
-                self._ids["scan"] = self._bars.add_task("scan", total=event["of"], figures="")
-            figures = f"{event['weight'] or 'dense'} {event['sparsity']:.0%}  loss {event['loss']:.4f}"
-            self._bars.update(self._ids["scan"], completed=event["done"], figures=figures)
+            kind = event["event"]
+            if kind not in self._ids:
+                self._ids[kind] = self._bars.add_task(kind, total=event["of"], figures="")
+            figures = event.get("name", "")
+            if kind == "scan":
+                figures = f"{event['weight'] or 'dense'} {event['sparsity']:.0%}  loss {event['loss']:.4f}"
+            self._bars.update(self._ids[kind], completed=event["done"], figures=figures)
 
     def _end(self, stage: str) -> None:
         """Say what a stage came to, where no bar has."""

@@ -72,7 +72,8 @@ def bit_path(
         >>> import torch
         >>> torch.manual_seed(0)
         <torch._C.Generator object at ...>
-        >>> path = bit_path({"fine": torch.randn(64, 64), "rough": torch.randn(64, 64).sign()}, choices=(2, 4))
+        >>> state = {"fine": torch.randn(64, 64), "rough": torch.randn(64, 64).sign()}
+        >>> path = bit_path(state, choices=(2, 4))
         >>> path.bits    # what has two values needs no more than two bits
         [{'fine': 4, 'rough': 4}, {'fine': 2, 'rough': 4}]
     """

@@ -229,3 +229,15 @@ def test_a_mistake_is_told_before_anything_changes(masks, named, says):
 def test_no_batch_is_an_error():
     with pytest.raises(ValueError, match=r"prune\.heal: there was no batch"):
         heal(nn.Linear(4, 2), {}, [])
+
+
+def test_masks_of_an_attention_with_its_biases_heal_as_those_of_its_weights():
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    x = torch.randn(16, 5, 8)
+    stays = torch.tensor([True] * 6 + [False] * 2)
+    masks = {"out_proj.weight": stays[:, None].expand(8, 8), "out_proj.bias": stays}
+    records = heal(attention, masks, [((x, x, x), None)])
+    assert [record.name for record in records] == ["out_proj.weight"]
+    assert not attention.out_proj.bias[6:].any()
+    assert not attention.out_proj.weight[6:].any()

@@ -89,6 +89,8 @@ def layer_of(model: nn.Module, name: str, /) -> Layer | None:
         (1, None)
         >>> layer_of(nn.MultiheadAttention(4, 2), "in_proj_weight").groups    # query, key and value
         3
+        >>> layer_of(nn.MultiheadAttention(4, 2), "out_proj.bias") is None
+        True
     """
     path, _, attribute = name.rpartition(".")
     owner = model.get_submodule(path)
@@ -101,7 +103,7 @@ def layer_of(model: nn.Module, name: str, /) -> Layer | None:
         return None
     if isinstance(owner, nn.MultiheadAttention):
         return _of_in_proj(owner, name, attribute)
-    if isinstance(parent, nn.MultiheadAttention):
+    if isinstance(parent, nn.MultiheadAttention) and attribute == "weight":
         parameters = _parameters(owner, name, "bias")
         return Layer(name, parent, weight, _bias(owner, "bias"), parameters, 1)
     if attribute != "weight" or not (isinstance(owner, KINDS) or _is_transposed(owner)):

@@ -19,6 +19,7 @@ from tonsor.report.curves import curves as curves
 from tonsor.report.curves import norms as norms
 from tonsor.report.front import front as front
 from tonsor.report.front import front_plot as front_plot
+from tonsor.report.frontier import budget_plot as budget_plot
 from tonsor.report.measure import latency as latency
 from tonsor.report.measure import size as size
 from tonsor.report.memory import activation_bytes as activation_bytes
