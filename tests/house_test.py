@@ -23,7 +23,7 @@ ATTACHED = {
     "attached_signs",
     "attached_where",
 }
-SCREENS = {"screen", "screen_compare", "screen_fit", "screen_fitting", "screen_pack", "screen_scan"}
+SCREENS = {"screen", "screen_compare", "screen_fit", "screen_pack", "screen_scan", "screen_width"}
 SCREENS |= {"cli_compare", "cli_fit", "cli_stop"}
 ROOMS = {"clip", "constrain", "compress", "prune", "shrink", "pack", "export", "report", "examples"}
 PUBLIC = [

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tonsor.screen_fitting import fitting
+from tonsor.screen_width import fitting
 
 
 class Quiet:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tonsor.report.page import table
-from tonsor.screen_fitting import fitting
+from tonsor.screen_width import fitting
 
 ROOM = 100  # columns of a terminal that spreads fit into
 DASH = "\N{EN DASH}"

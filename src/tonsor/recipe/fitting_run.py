@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tonsor.files import write_json
 from tonsor.recipe import build
 from tonsor.recipe.batches import Batches
 from tonsor.recipe.binding import Mistakes
@@ -17,6 +18,7 @@ from tonsor.recipe.fit import Fit
 from tonsor.recipe.fitting import Fitted, fit_budget
 from tonsor.recipe.fitting_how import How, divergence, squared_distance
 from tonsor.recipe.fitting_limits import Budget, Limits, read_bytes
+from tonsor.recipe.fitting_rows import SUMMARY
 from tonsor.recipe.job import Job
 from tonsor.recipe.pruning import calibration
 from tonsor.recipe.retraining import teacher
@@ -104,9 +106,11 @@ def fit_run(run: Run, text: str | None, ask: Ask) -> Fitted:
         evaluate(m, run.data["test"], loss=methods.loss, metric=methods.metric)["accuracy"]
         for m in (fitted.model, model)
     )
+    figures = {**fitted.figures, "test": {"pick": small, "dense": whole}}
+    write_json(fitted.path.with_name(SUMMARY), figures)
     fall = f"{small:.4f}, dense {whole:.4f} ({100 * (small - whole):+.2f})"
     told = f"chosen on the {part_of(run)} data; on the test data: {fall}"
-    return replace(fitted, why=[*fitted.why, told])
+    return replace(fitted, figures=figures, why=[*fitted.why, told])
 
 
 def _calibration(run: Run) -> list[tuple[Any, Any]]:
