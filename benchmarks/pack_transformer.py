@@ -103,7 +103,7 @@ def measure(
     if bits is None or way == "nearest":
         shared = share(model, bits=bits, sharing=sharing)
     else:
-        shared = share_layerwise_(model, encoder.batches, bits=of_matrices(model, bits), sharing=sharing)
+        shared = share_layerwise_(model, encoder.batches, bits=bits, sharing=sharing)
     if way == "trained":
         steps = EPOCHS * len(encoder.batches)
         shared = finetune_(model, shared, taught(encoder), apart, steps=steps)
@@ -115,11 +115,6 @@ def measure(
     found = encoder.figures(back, [0.0], seconds, 1)
     whole = sum(4 * p.numel() for p in encoder.dense.parameters())
     return {"bytes": size, "times": whole / size, **{k: found[k] for k in ("cosine", "neighbour", "seconds")}}
-
-
-def of_matrices(model: nn.Module, bits: int) -> dict[str, int]:
-    """Return the bits by name; the pooler is never called, so that nothing can be chosen for it."""
-    return {name: bits for name, p in model.named_parameters() if p.ndim > 1 and "pooler" not in name}
 
 
 def main() -> None:

@@ -150,19 +150,20 @@ def finetune_(
     centroids = Centroids(dict(model.named_parameters()), shared)
     parameters = centroids.parameters()
     optimizer = torch.optim.Adam(parameters, lr=lr) if parameters else None
-    with evaluating(model), torch.enable_grad():
-        for step, (inputs, targets) in enumerate(batches if optimizer else ()):
+    for step, (inputs, targets) in enumerate(batches if optimizer else ()):
+        # inside the loop: a generator that yields under no_grad leaves it on
+        with evaluating(model), torch.enable_grad():
             model.zero_grad()
             found = loss(call(model, inputs), targets)
             if not bool(found.isfinite()):
                 raise ValueError(f"pack.finetune_: the loss of batch {step} is {found.item()}; lower lr={lr}")
             found.backward()  # type: ignore[no-untyped-call]
             centroids.gather()
-            assert optimizer is not None, "there are batches only where there is one"
-            if steps is not None:
-                optimizer.param_groups[0]["lr"] = cosine(step, initial=lr, final=0.0, stop=steps)
-            optimizer.step()
-            centroids.write()
+        assert optimizer is not None, "there are batches only where there is one"
+        if steps is not None:
+            optimizer.param_groups[0]["lr"] = cosine(step, initial=lr, final=0.0, stop=steps)
+        optimizer.step()
+        centroids.write()
     model.zero_grad()
     done = centroids.shared()
     with torch.no_grad():

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -79,6 +81,27 @@ def test_resume_is_continue():
     again.load_state_dict(state)
     run(again, weights[1], range(3, 6))
     assert torch.equal(*weights)
+
+
+def test_batches_may_come_from_a_generator_that_switches_gradients_off():
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    dense = copy.deepcopy(model)
+    x = torch.randn(32, 4)
+
+    def batches():
+        with torch.no_grad():
+            for _ in range(30):
+                yield x, dense(x)
+
+    shared = share(model, bits=2)
+    before = nn.functional.mse_loss(torch.func.functional_call(model, _values(shared), x), dense(x))
+    finetune_(model, shared, batches(), nn.functional.mse_loss, lr=0.01, steps=30)
+    assert nn.functional.mse_loss(model(x), dense(x)) < 0.9 * before
+
+
+def _values(shared):
+    return {name: each.values() for name, each in shared.items()}
 
 
 def test_a_weight_without_a_gradient_leaves_its_values_alone():

@@ -1,6 +1,6 @@
 """Weights that share values, layer by layer: each is chosen on what the layers shared before it give."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tonsor import pack as room
+from tonsor.modes import call, evaluating
 from tonsor.prune import Layer, LayerRule, layer_of, prune_layerwise
 
 
@@ -23,8 +24,9 @@ def share_layerwise_(
     """Let the weights of a model share values, codes chosen by GPTQ layer by layer, without labels.
 
     Linear layers, convolutions and attention projections are chosen on calibration batches, as they come
-    through the layers that share values already; what else shares values, as an embedding, takes the
-    nearest. So do transposed layers (Hugging Face's `Conv1D`) with more than one table. Zeros stay zero.
+    through the layers that share values already; what else shares values takes the nearest: embeddings,
+    layers that the batches never call, transposed ones (Hugging Face's `Conv1D`) with more than one table.
+    Zeros stay zero.
 
     Args:
         model: Changed in place: its weights are the shared values afterwards.
@@ -38,7 +40,7 @@ def share_layerwise_(
         The shared weights by name, ready for `tonsor.pack.finetune_` and `tonsor.pack.pack`.
 
     Raises:
-        ValueError: If a pattern of names fits none, a weight cannot be shared, or a layer is never called.
+        ValueError: If a pattern of names fits none, a weight cannot be shared, or there is no batch.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -50,8 +52,9 @@ def share_layerwise_(
     References:
         Frantar et al., 2023, "GPTQ", https://arxiv.org/abs/2210.17323
     """
+    given = list(batches)
     shared = room.share(model, bits=bits, sharing=sharing)
-    layers = {name: layer_of(model, name) for name in shared if name in dict(model.named_parameters())}
+    layers = _called(model, given, [name for name in shared if name in dict(model.named_parameters())])
     rules: dict[str, LayerRule] = {}
     for name, nearest in shared.items():
         layer = layers.get(name)
@@ -60,8 +63,23 @@ def share_layerwise_(
         else:
             with torch.no_grad():
                 model.state_dict()[name].copy_(nearest.values())
-    prune_layerwise(model, 0.0, batches, rule=rules, repair=None, target="current")
+    prune_layerwise(model, 0.0, given, rule=rules, repair=None, target="current")
     return shared
+
+
+def _called(model: nn.Module, batches: Sequence[tuple[Any, Any]], names: Iterable[str]) -> dict[str, Layer]:
+    """Return the layers among the weights that the batches call."""
+    layers = {name: layer for name in names if (layer := layer_of(model, name)) is not None}
+    seen: dict[str, list[Any]] = {name: [] for name in layers}
+    handles = [layer.watch(seen[name].append) for name, layer in layers.items()]
+    try:
+        with evaluating(model), torch.no_grad():
+            for inputs, _ in batches[:1]:
+                call(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: layer for name, layer in layers.items() if seen[name]}
 
 
 @dataclass(frozen=True)

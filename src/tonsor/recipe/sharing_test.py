@@ -18,6 +18,7 @@ class Words(nn.Module):
         self.embedding = nn.Embedding(30, 16)
         self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
         self.conv = nn.Conv1d(16, 8, 3, groups=2)
+        self.unused = nn.Linear(16, 16)
         self.register_buffer("table", torch.randn(4, 4))
 
     def forward(self, tokens):
@@ -71,6 +72,13 @@ def test_transposed_layers_keep_their_orientation(groups):
     shared = share_layerwise_(model, [(x, None)], sharing=partial(kmeans, groups=groups))
     assert shared["0.weight"].codes.shape == (7, 5)
     assert torch.equal(shared["0.weight"].values(), model[0].weight)
+
+
+def test_a_model_without_layers_takes_the_nearest_values():
+    model = nn.Sequential(nn.Embedding(9, 4))
+    nearest = share(model, bits=2)["0.weight"].values()
+    share_layerwise_(model, [(torch.arange(9), None)], bits=2)
+    assert torch.equal(model[0].weight, nearest)
 
 
 def test_zeros_stay_zero():
