@@ -120,6 +120,10 @@ def test_the_first_sentence_names_the_smallest_and_the_fastest():
     slow = comparison()
     slow["models"] = {state: slow["models"][state] for state in ("dense", "masked")}
     assert "At batch 1 none is clearly faster than dense." in best(slow)
+    alike = comparison()
+    alike["models"]["sparse"]["latency_ms"]["64"] = spread(TIMES["shrunk"] * 0.97, 1)  # no layer was swapped
+    del alike["models"]["int8"]
+    assert "At batch 64 shrunk is the fastest: 1.00 ms, 2.00 times as fast as dense." in best(alike)
     assert best({}) == best({"models": {"dense": {}}}) == ""
 
 
