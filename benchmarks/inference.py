@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from results import markdown, write_section
 from torch import Tensor, nn
 
 from tonsor.examples.models import lenet_5, lenet_300_100, mlp
-from tonsor.export import to_onnx
+from tonsor.export import to_onnx, to_onnx_int8
 from tonsor.pack import SparseLayer, swap_sparse_
 from tonsor.shrink import shrink_to
 
@@ -50,8 +49,9 @@ random; all outputs are first compared with float64.
 - kernel: ours, compiled on demand, with the transposes from and to the layout that torch has; "in place":
   without them, activations lying feature by feature, as between swapped layers that follow one another.
 - CSR: `W @ x.T` by MKL.
-- int8: weights and activations in whole numbers (a scale for each row, found anew for each call), dense. Its
-  outputs differ by about a hundredth. It wins for a single sample, and for weak sparsity at any batch.
+- int8: weights and activations in whole numbers, dense; torch's with a scale for each row that is found anew
+  for each call, ONNX Runtime's with ranges that were found before (`to_onnx_int8`). Outputs differ by about a
+  hundredth. It wins for a single sample, and for weak sparsity at any batch.
 - chosen: the model after `swap_sparse_`, batches 1 and 64; int8 is not chosen unless it is asked for.
 - shrunk: whole channels removed instead, until as few multiplications are left as there are weights in the
   others; where a model is a single layer there is nothing to remove.
@@ -89,8 +89,9 @@ def runtimes(model: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
     """Return ONNX Runtime's calls, dense in float32 and in whole numbers."""
     with tempfile.TemporaryDirectory() as folder:
         whole, small = Path(folder) / "a.onnx", Path(folder) / "b.onnx"
-        to_onnx(model, x[:1].repeat(2, *[1] * (x.ndim - 1)), whole)
-        quantize_dynamic(whole, small, weight_type=QuantType.QInt8, per_channel=True)
+        example = x[:1].repeat(2, *[1] * (x.ndim - 1))
+        to_onnx(model, example, whole)
+        to_onnx_int8(model, example, small, calibration=[x])
         sessions = {"ORT": session(whole.read_bytes()), "ORT int8": session(small.read_bytes())}
     name = sessions["ORT"].get_inputs()[0].name
     feed = {name: x.numpy()}
