@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from tonsor.files import write_bytes, write_json, write_text
 from tonsor.recipe.fitting_bench import Bench, Given, told
@@ -114,21 +115,8 @@ def fit_budget(
 
 def _tensors(batches: list[tuple[Any, Any]]) -> dict[str, Tensor]:
     """Return every tensor of the inputs by its place."""
-    found: dict[str, Tensor] = {}
-
-    def gather(part: Any, place: str) -> None:
-        """Take in one input, or what it is made of."""
-        if isinstance(part, Tensor):
-            found[place] = part
-        elif isinstance(part, Mapping):
-            for key, inner in part.items():
-                gather(inner, f"{place}.{key}")
-        elif isinstance(part, (tuple, list)):
-            for number, inner in enumerate(part):
-                gather(inner, f"{place}.{number}")
-
-    gather([inputs for inputs, _ in batches], "")
-    return found
+    leaves = tree_leaves([dict(x) if isinstance(x, Mapping) else x for x, _ in batches])
+    return {str(place): leaf for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
 
 
 def _comparable(bench: Bench) -> list[Figures]:

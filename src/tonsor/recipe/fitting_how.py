@@ -1,11 +1,12 @@
 """How a search for the best small model goes about it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from tonsor.pack import Sharing, kmeans
 from tonsor.prune import LayerRule, alps
@@ -94,14 +95,6 @@ class How:
     stop: Callable[[], bool] = lambda: False
 
 
-def _floats(outputs: Any) -> Iterator[Tensor]:
-    """Yield every tensor of floats in what a model returned."""
-    if isinstance(outputs, Tensor):
-        if outputs.is_floating_point():
-            yield outputs
-    elif isinstance(outputs, Mapping):
-        for part in outputs.values():
-            yield from _floats(part)
-    elif isinstance(outputs, (tuple, list)):
-        for part in outputs:
-            yield from _floats(part)
+def _floats(outputs: Any) -> list[Tensor]:
+    """Return every tensor of floats in what a model returned."""
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
