@@ -29,8 +29,8 @@ ASKS = (
 )
 ABOUT = """LeNet-300-100, three epochs on Fashion-MNIST, 1,066,440 bytes in float32. The search sees 4,096
 training images without labels and chooses on 5,000 validation images; the test images are looked at once,
-after it. Falls are in points of accuracy, below the dense model of the same seed; medians over {seeds} seeds,
-the worst in brackets. Seconds are those of the whole command, one thread, on a machine that others use."""
+after it. Falls are in points of accuracy, below the dense model of the same seed: the median over the seeds,
+and in brackets the worst. Seconds are those of the whole command, one thread, on a machine that others use."""
 
 
 def tonsor(*arguments: object) -> None:
@@ -123,7 +123,7 @@ def main() -> None:
         "seconds",
     ]
     command = f"OMP_NUM_THREADS=1 python benchmarks/fit_budget.py --seeds {arguments.seeds}"
-    body = f"{ABOUT.format(seeds=arguments.seeds)}\n\n{markdown(header, lines)}"
+    body = f"{ABOUT}\n\n{markdown(header, lines)}"
     write_section("Fit: a budget", command, body)
 
 
