@@ -29,8 +29,9 @@ ASKS = (
 )
 ABOUT = """LeNet-300-100, three epochs on Fashion-MNIST, 1,066,440 bytes in float32. The search sees 4,096
 training images without labels and chooses on 5,000 validation images; the test images are looked at once,
-after it. Falls are in points of accuracy, below the dense model of the same seed: the median over the seeds,
-and in brackets the worst. Seconds are those of the whole command, one thread, on a machine that others use."""
+after it. Falls are in points of accuracy, below the dense model of the same seed: the median over the
+seeds, and in brackets the worst. Seconds are those of the whole command, one thread, on a machine that
+others use."""
 
 
 def tonsor(*arguments: object) -> None:
