@@ -118,6 +118,25 @@ def _rms_difference(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return float(torch.where(a == b, 0, a - b).norm() / torch.where(scale > 0, scale, 1.0))
 
 
+def check_tolerance(where: str, tolerance: float, /) -> None:
+    """Refuse a tolerance that nothing could keep.
+
+    Args:
+        where: Who exports, for the error.
+        tolerance: The largest difference allowed.
+
+    Raises:
+        ValueError: If it is not above 0.
+
+    Example:
+        >>> check_tolerance("export.onnx", 0)
+        Traceback (most recent call last):
+        ValueError: export.onnx: tolerance must be above 0; got 0
+    """
+    if not tolerance > 0:
+        raise ValueError(f"{where}: tolerance must be above 0; got {tolerance}")
+
+
 def difference(got: Sequence[Tensor], expected: Sequence[Tensor], /) -> float:
     r"""Return how far outputs are apart: :math:`\max|a - b| / \max|b|`, the worst of all outputs.
 

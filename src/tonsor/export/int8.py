@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from tonsor.export.calibration import Calibration
-from tonsor.export.exported import Exported, arguments
+from tonsor.export.exported import Exported, arguments, check_tolerance
 from tonsor.export.onnx import PACKAGES, onnx_bytes, run_and_compare
 from tonsor.export.onnx_model import in_a_line, refusals
 from tonsor.export.overflow import overflows
@@ -83,8 +83,7 @@ def to_onnx_int8(
     """
     if ranges not in RANGES:
         raise ValueError(f"export.onnx_int8: {unknown('ranges', ranges, RANGES)}")
-    if not tolerance > 0:
-        raise ValueError(f"export.onnx_int8: tolerance must be above 0; got {tolerance}")
+    check_tolerance("export.onnx_int8", tolerance)
     need("export.onnx_int8", *PACKAGES)
     given = arguments(inputs)
     with evaluating(model):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tonsor.export.exported import Exported, arguments, compare
+from tonsor.export.exported import Exported, arguments, check_tolerance, compare
 from tonsor.export.onnx_model import open_session
 from tonsor.export.traced import explained, need, trace
 from tonsor.files import write_bytes
@@ -48,8 +48,7 @@ def to_onnx(
         >>> exported.file, exported.bytes == path.stat().st_size, exported.max_difference < 1e-6
         ('a.onnx', True, True)
     """
-    if not tolerance > 0:
-        raise ValueError(f"export.onnx: tolerance must be above 0; got {tolerance}")
+    check_tolerance("export.onnx", tolerance)
     need("export.onnx", *PACKAGES)
     given = arguments(inputs)
     with evaluating(model):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tonsor.export.exported import Exported, arguments, compare
+from tonsor.export.exported import Exported, arguments, check_tolerance, compare
 from tonsor.export.traced import explained, quiet, trace
 from tonsor.files import write_bytes
 from tonsor.modes import evaluating, rows
@@ -54,8 +54,7 @@ def to_torch_export(
         >>> torch.export.load(path).module()(torch.ones(3, 2)).shape
         torch.Size([3, 1])
     """
-    if not tolerance > 0:
-        raise ValueError(f"export.torch_export: tolerance must be above 0; got {tolerance}")
+    check_tolerance("export.torch_export", tolerance)
     given = arguments(inputs)
     batch = len(given[0])
     with evaluating(model):

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tonsor.pack.bit_table import BitTable, bit_table
+from tonsor.pack.bit_table import CHOICES, BitTable, bit_table
 from tonsor.pack.by_kmeans import kmeans
-from tonsor.pack.named import State, check_masks, masked, untied
+from tonsor.pack.named import State
 from tonsor.pack.shared import Shared, Sharing
-
-CHOICES = (2, 3, 4, 5, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -77,10 +75,7 @@ def bit_path(
         >>> path.bits    # what has two values needs no more than two bits
         [{'fine': 4, 'rough': 4}, {'fine': 2, 'rough': 4}]
     """
-    tensors, _ = untied(state)
-    check_masks(tensors, masks or {})
-    whole = {name: masked(name, tensors, masks or {}) for name in tensors}
-    table = bit_table(whole, choices, sharing=sharing, measure=measure, names=names)
+    table = bit_table(state, choices, masks=masks, sharing=sharing, measure=measure, names=names)
     steps = [{name: max(choices) for name in table.steps}]
     while able := _able(table, steps[-1]):
         name = min(sorted(able), key=lambda name: table.price(name, steps[-1][name]))

@@ -8,9 +8,11 @@ from torch import Tensor
 from tonsor.pack.by_kmeans import kmeans
 from tonsor.pack.coding import Coding
 from tonsor.pack.encode import encode
-from tonsor.pack.named import in_threads, told
+from tonsor.pack.named import State, check_masks, in_threads, masked, told, untied
 from tonsor.pack.share import bits_of
 from tonsor.pack.shared import Shared, Sharing
+
+CHOICES = (2, 3, 4, 5, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,11 @@ class BitTable:
 
 
 def bit_table(
-    whole: Mapping[str, Tensor],
+    state: State,
     choices: Sequence[int],
     /,
     *,
+    masks: Mapping[str, Tensor] | None = None,
     sharing: Sharing = kmeans,
     measure: Callable[[Mapping[str, Tensor]], float] | None = None,
     names: Collection[str] | None = None,
@@ -76,8 +79,9 @@ def bit_table(
     """Share and pack every weight with every number of bits, and measure what each does alone.
 
     Args:
-        whole: Tensors by name, tied ones once.
+        state: A model, or tensors by name; it is left as it is. Tied tensors are there once.
         choices: The numbers of bits, each from 2 to 8.
+        masks: As `share` takes them.
         sharing: A rule of `SHARINGS`.
         measure: From tensors by name to a loss; the squared error of the weights if not given.
         names: What may share values; floats of two dimensions or more if not given.
@@ -94,6 +98,9 @@ def bit_table(
         raise ValueError(
             f"pack.find_bits: choices must be whole numbers between 2 and 8; got {list(choices)}"
         )
+    tensors, _ = untied(state)
+    check_masks(tensors, masks or {})
+    whole = {name: masked(name, tensors, masks or {}) for name in tensors}
     coding, choices = Coding(), sorted(set(choices))
     measured = measure or _squared_error(whole)
     able = bits_of(whole, choices[-1] if names is None else dict.fromkeys(names, choices[-1]))

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tonsor.pack.bit_table import bit_table
+from tonsor.pack.bit_table import CHOICES, bit_table
 from tonsor.pack.by_kmeans import kmeans
-from tonsor.pack.named import State, check_masks, masked, untied
+from tonsor.pack.named import State
 from tonsor.pack.shared import Sharing
 
 
@@ -37,7 +37,7 @@ def find_bits(
     max_bytes: int | None = None,
     max_loss: float | None = None,
     measure: Callable[[Mapping[str, Tensor]], float] | None = None,
-    choices: Sequence[int] = (2, 3, 4, 5, 6, 8),
+    choices: Sequence[int] = CHOICES,
     masks: Mapping[str, Tensor] | None = None,
     sharing: Sharing = kmeans,
 ) -> Chosen:
@@ -75,10 +75,7 @@ def find_bits(
     """
     if (max_bytes is None) == (max_loss is None):
         raise ValueError(f"pack.find_bits: give one budget; got max_bytes={max_bytes}, max_loss={max_loss}")
-    tensors, _ = untied(state)
-    check_masks(tensors, masks or {})
-    whole = {name: masked(name, tensors, masks or {}) for name in tensors}
-    table = bit_table(whole, choices, sharing=sharing, measure=measure)
+    table = bit_table(state, choices, masks=masks, sharing=sharing, measure=measure)
     bits, kept = {name: max(choices) for name in table.steps}, set(table.steps)
     while kept and (max_bytes is None or table.bytes(bits) > max_bytes):
         name = min(sorted(kept), key=lambda name: table.price(name, bits[name]))

@@ -61,9 +61,7 @@ class Shared:
         """Return the place of each element in the flat table, int32 or int64, 1-D."""
         if self.groups == 1:
             return self.codes.reshape(-1).int()
-        rows = (
-            torch.arange(self.codes.shape[0], device=self.codes.device) * self.groups // self.codes.shape[0]
-        )
+        rows = runs_of(self.codes, self.groups)
         width = 1 + (self.learned.shape[1] if self.rule != "uniform" else 2 * (2 ** (self.bits - 1) - 1))
         return (self.codes.reshape(len(rows), -1).long() + (rows * width)[:, None]).flatten()
 

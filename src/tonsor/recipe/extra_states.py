@@ -12,13 +12,12 @@ from torch import nn
 from tonsor.export import OnnxModel, to_onnx_int8
 from tonsor.modes import call, evaluating, rows
 from tonsor.pack import SparseLayer, Swapped, swap_sparse_
-from tonsor.recipe.batches import Batches, mix, place
 from tonsor.recipe.context import Run
+from tonsor.recipe.pruning import calibration
+from tonsor.recipe.schema import Export
 from tonsor.recipe.stages import last_model, small_model
 from tonsor.report import size, weight_bytes
 
-CALIBRATION = 8  # batches of training data that show the ranges of activations
-CALIBRATED = 64  # samples in each
 SKIPPING = ("csr", "kernel")  # the ways that multiply with nonzeros alone
 NOTHING = "sparse: no layer is faster sparse, so this is the model it is made from"
 
@@ -124,8 +123,7 @@ def int8_state(run: Run, path: Path, *, threads: int) -> State:
     """
     model, _ = small_model(run)
     example = run.example()
-    batches = Batches(run.data["train"], batch_size=CALIBRATED, seed=mix(run.recipe.seed, "compare"))
-    samples = [place(batches(step)[0], run.device) for step in range(min(CALIBRATION, len(batches)))]
+    samples = [inputs for inputs, _ in calibration(run, run.data, Export(), "compare")]
     to_onnx_int8(model, example, path, calibration=samples, tolerance=math.inf)
     known = {**_numbers(path), "macs": size(model, example)["macs"], "activation_bytes": None}
     made = "weights and activations in 8 bits, by ONNX Runtime, from the model before packing"

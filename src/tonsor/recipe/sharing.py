@@ -59,7 +59,7 @@ def share_layerwise_(
     for name, nearest in shared.items():
         layer = layers.get(name)
         if layer is not None and (nearest.groups == 1 or layer.upright(nearest.codes) is nearest.codes):
-            rules[name] = _Rule(layer, shared, sharing, damping)
+            rules[name] = _Rule(layer, shared, damping)
         else:
             with torch.no_grad():
                 model.state_dict()[name].copy_(nearest.values())
@@ -88,7 +88,6 @@ class _Rule:
 
     layer: Layer
     shared: dict[str, room.Shared]
-    sharing: room.Sharing
     damping: float
 
     def __call__(
@@ -96,8 +95,8 @@ class _Rule:
     ) -> tuple[Tensor, Tensor]:
         """Return the shared values, and where they are not zero."""
         name = self.layer.name
-        bits = self.shared[name].bits
-        chosen = room.gptq(weight, gram, bits=bits, sharing=self.sharing, damping=self.damping)
+        nearest = self.shared[name]  # its table is that of this very weight
+        chosen = room.gptq(weight, gram, sharing=lambda _, bits: nearest, damping=self.damping)
         codes = self.layer.upright(chosen.codes).contiguous()
         self.shared[name] = replace(chosen, codes=codes)
         return chosen.values(), chosen.codes != 0

@@ -22,11 +22,27 @@ def front(points: Sequence[Mapping[str, Any]], /) -> list[str]:
         >>> front(points)
         ['half']
     """
+    return [point["name"] for point in rising(points, "latency_ms", "accuracy")]
+
+
+def rising(points: Sequence[Mapping[str, Any]], cost: str, gain: str, /) -> list[Mapping[str, Any]]:
+    """Return the points that none as cheap beats, the cheapest first.
+
+    Args:
+        points: Figures by name.
+        cost: The figure of which less is better.
+        gain: The figure of which more is better; it rises from point to point.
+
+    Example:
+        >>> points = [{"ms": 4, "r2": 0.9}, {"ms": 2, "r2": 0.9}, {"ms": 1, "r2": 0.5}]
+        >>> rising(points, "ms", "r2")
+        [{'ms': 1, 'r2': 0.5}, {'ms': 2, 'r2': 0.9}]
+    """
     found: list[Mapping[str, Any]] = []
-    for point in sorted(points, key=lambda p: (p["latency_ms"], -p["accuracy"])):
-        if not found or point["accuracy"] > found[-1]["accuracy"]:
+    for point in sorted(points, key=lambda p: (p[cost], -p[gain])):
+        if not found or point[gain] > found[-1][gain]:
             found.append(point)
-    return [point["name"] for point in found]
+    return found
 
 
 def front_plot(points: Sequence[Mapping[str, Any]], /, *, measure: str = "accuracy") -> str:
@@ -47,10 +63,10 @@ def front_plot(points: Sequence[Mapping[str, Any]], /, *, measure: str = "accura
     """
     if not points:
         return ""
-    best = front(points)
+    line = rising(points, "latency_ms", "accuracy")
+    best = [point["name"] for point in line]
     with drawing(WIDTH, 3.2) as figure:
         axes = figure.add_subplot()
-        line = [next(point for point in points if point["name"] == name) for name in best]
         axes.plot(
             [p["latency_ms"] for p in line],
             [p["accuracy"] for p in line],

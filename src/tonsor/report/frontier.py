@@ -1,8 +1,9 @@
 """The candidates of a search: metric against bytes or time, the frontier, the limits and the pick."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from tonsor.report.front import rising
 from tonsor.report.svg import ACCENT, COLOURS, INK, WIDTH, drawing, grid, to_svg
 
 FADED = 0.35
@@ -39,7 +40,7 @@ def budget_plot(figures: Mapping[str, Any], /, *, measure: str = "metric") -> st
         if bound is not None:
             name = None if limits["max_fall"] is not None else "limit"
             axes.axvline(bound, color=COLOURS["masked"], linewidth=1.0, linestyle="--", label=name)
-        line = _rising(best, cost)
+        line = rising(best, cost, "metric")  # the frontier of several costs holds others, too
         axes.plot([row[cost] for row in line], [row["metric"] for row in line], color=ACCENT, linewidth=1.2)
         kinds = ((rows, INK, FADED, "candidate"), (best, COLOURS["shrunk"], 1.0, "frontier"))
         for of, colour, alpha, name in kinds:
@@ -57,15 +58,6 @@ def budget_plot(figures: Mapping[str, Any], /, *, measure: str = "metric") -> st
         grid(axes, axis="both")
         told = f"{measure} {pick['metric']:.4f} with {pick['bytes']:,} bytes, {pick['latency_ms']:.3g} ms"
         return to_svg(figure, "frontier", f"{measure} of {len(rows)} candidates; picked: {told}")
-
-
-def _rising(rows: Sequence[Mapping[str, Any]], cost: str) -> list[Mapping[str, Any]]:
-    """Return the rows that none cheaper beats; the frontier of several costs holds others, too."""
-    found: list[Mapping[str, Any]] = []
-    for row in sorted(rows, key=lambda row: (row[cost], -row["metric"])):
-        if not found or row["metric"] > found[-1]["metric"]:
-            found.append(row)
-    return found
 
 
 def _ticks(axes: Any, ratio: float) -> None:
