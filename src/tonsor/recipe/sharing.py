@@ -53,6 +53,8 @@ def share_layerwise_(
         Frantar et al., 2023, "GPTQ", https://arxiv.org/abs/2210.17323
     """
     given = list(batches)
+    if not given:
+        raise ValueError("share_layerwise_: there was no batch; give at least one (an iterator runs once)")
     shared = room.share(model, bits=bits, sharing=sharing)
     layers = _called(model, given, [name for name in shared if name in dict(model.named_parameters())])
     rules: dict[str, LayerRule] = {}

@@ -81,6 +81,14 @@ def test_a_model_without_layers_takes_the_nearest_values():
     assert torch.equal(model[0].weight, nearest)
 
 
+def test_without_a_batch_nothing_is_touched():
+    model = nn.Sequential(nn.Linear(9, 6))
+    before = model[0].weight.detach().clone()
+    with pytest.raises(ValueError, match="there was no batch"):
+        share_layerwise_(model, [], bits=2)
+    assert torch.equal(model[0].weight, before)
+
+
 def test_zeros_stay_zero():
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(9, 6)), torch.randn(64, 9)
