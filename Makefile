@@ -4,6 +4,7 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 OUT ?= runs/digits
 BIN := .venv/bin
+PYTEST_FLAGS := -n 2 --dist loadfile --max-worker-restart 0
 
 # On few cores torch's default of one thread a core was measured 2 to 10 times slower.
 export OMP_NUM_THREADS ?= 1
@@ -14,10 +15,10 @@ demo: .venv/demo
 	$(BIN)/tonsor run recipes/digits.toml --out $(OUT)
 
 test: .venv/dev lint types
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest $(PYTEST_FLAGS)
 
 check: .venv/dev lint types
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest $(PYTEST_FLAGS) -m "not slow"
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -41,8 +41,8 @@ def saved_by_rank(work: Callable[[int, str], None], size: int, folder: Path) -> 
     for process in processes:
         process.start()
     try:
-        while any(process.is_alive() for process in processes):
-            multiprocessing.connection.wait([p.sentinel for p in processes if p.is_alive()])
+        while alive := [process.sentinel for process in processes if process.is_alive()]:
+            multiprocessing.connection.wait(alive)  # asked once: to wait for nobody would never end
             dead = {rank: p.exitcode for rank, p in enumerate(processes) if p.exitcode}
             unsaved = {rank: code for rank, code in dead.items() if not (folder / str(rank)).exists()}
             assert not unsaved, f"exit status by rank: {unsaved}; the traceback stands above"
