@@ -20,6 +20,7 @@ from results import markdown, write_section
 HERE = Path(__file__).parent
 FIXED = 0.9  # the loss to which the time is taken, of the mean of the last WINDOW steps over all workers
 WINDOW = 10
+BESIDE = "auto beside DDP"  # a row of its own: both in one run, step by step in turn
 
 
 def cell(netlab: str, hosts: int, rate: str, out: Path, steps: int, only: list[str]) -> None:
@@ -58,11 +59,26 @@ def steps_to_loss(row: dict[str, Any]) -> float:
     return next((end for end in ends if statistics.mean(losses[end - WINDOW : end]) <= FIXED), math.nan)
 
 
+def in_turn(row: dict[str, Any]) -> str:
+    """Say how long a step takes with auto, as a multiple of the step without it that came next to it."""
+    sides = [
+        [max(times) for times in zip(*(worker[name] for worker in row["workers"]), strict=True)]
+        for name in ("auto", "DDP")
+    ]
+    ratios = [mine / plain for mine, plain in zip(*sides, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    whole = statistics.median(sides[0]) / statistics.median(sides[1])
+    return (
+        f"auto and DDP in turn, step by step, after it has chosen: {whole:.2f} times DDP's median; pairs "
+        f"{middle:.2f} (quartiles {low:.2f} to {high:.2f})."
+    )
+
+
 def table(rows: list[dict[str, Any]], long: dict[str, dict[str, Any]]) -> str:
     """Return one cell's table: times from the cell itself, losses from the long run without a limit."""
     plain = next(speed(row)[0] for row in rows if row["way"] == "DDP")
     lines: list[list[object]] = []
-    for row in rows:
+    for row in (row for row in rows if row["way"] != BESIDE):
         (ms, spread, sent), name = speed(row), row["way"]
         learned = ["", ""]
         if name in long and name != "no communication":
@@ -95,11 +111,12 @@ def main() -> None:
         for rate in sorted(arguments.rates, key="none".__ne__):  # the long runs first
             out = arguments.cache / f"{rate}-{hosts}.jsonl"
             steps = arguments.long if rate == "none" else arguments.steps
-            cell(os.environ["NETLAB"], hosts, rate, out, steps, arguments.only or list(WAYS))
+            cell(os.environ["NETLAB"], hosts, rate, out, steps, arguments.only or [*WAYS, BESIDE])
             rows = read(out)
             long = {row["way"]: row for row in rows} if rate == "none" else long
             limit = "no limit" if rate == "none" else rate
-            parts.append(f"### {hosts} hosts, {limit}\n\n{table(rows, long)}")
+            told = [in_turn(row) for row in rows if row["way"] == BESIDE]
+            parts.append("\n\n".join([f"### {hosts} hosts, {limit}", table(rows, long), *told]))
     write_section("Compression over a link", "python benchmarks/compress_link.py", "\n\n".join(parts))
 
 

@@ -6,6 +6,7 @@ Started once on each host, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT se
 import argparse
 import json
 import os
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from compress_link import BESIDE
 from compress_methods import METHODS, PLAIN
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
@@ -27,6 +29,7 @@ from tonsor.examples.models import mlp
 
 SIZES = (784, 1536, 1536, 1536, 1536, 10)  # 8.3M parameters
 BATCH, RATE, WARM = 16, 0.05, 3  # samples a worker; learning rate; steps before the clock counts
+SETTLED, TURNS = 34, 24  # steps until auto has chosen and checked; steps of each after that, in turn
 SENT = Path("/sys/class/net/ve0/statistics/tx_bytes")
 
 
@@ -110,6 +113,28 @@ def trained(name: str, data: Any, held: Any) -> dict[str, Any]:
     }
 
 
+def beside(data: Any) -> dict[str, Any]:
+    """Let auto choose, and then train with it and without it in turn; return the seconds of both."""
+    torch.manual_seed(0)
+    compressed, plain_one = (DistributedDataParallel(mlp(sizes=SIZES)) for _ in range(2))
+    rule, _ = auto(compressed)
+    sides = {
+        name: (model, torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9))
+        for name, model in (("auto", compressed), ("DDP", plain_one))
+    }
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for step, (inputs, targets) in enumerate(data[: SETTLED + TURNS]):
+        for name in list(sides)[:: 1 if step % 2 else -1] if step >= SETTLED - WARM else ["auto"]:
+            model, optimizer = sides[name]
+            dist.barrier()
+            started = time.perf_counter()
+            optimizer.zero_grad()
+            cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+            times[name].append(time.perf_counter() - started)
+    return {name: seconds[-TURNS:] for name, seconds in times.items()} | {"why": rule.table()}
+
+
 def wire() -> int:
     """Return what this host has sent so far; 0 where there is no such device."""
     return int(SENT.read_text()) if SENT.exists() else 0
@@ -120,20 +145,25 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=23)
-    parser.add_argument("--only", nargs="+", default=list(WAYS))
+    parser.add_argument("--only", nargs="+", default=[*WAYS, BESIDE])
     arguments = parser.parse_args()
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
-    data = batches(rank, size, arguments.steps)
+    data = batches(rank, size, max(arguments.steps, SETTLED + TURNS))
     inputs, targets = fashion_mnist()["valid"].tensors
     for name in arguments.only:
-        own = trained(name, data, (inputs.flatten(1), targets))
+        own = (
+            beside(data)
+            if name == BESIDE
+            else trained(name, data[: arguments.steps], (inputs.flatten(1), targets))
+        )
         rows: list[Any] = [None] * size
         dist.all_gather_object(rows, own)
         if rank == 0:
             with arguments.out.open("a") as file:
                 file.write(json.dumps({"way": name, "workers": rows}) + "\n")
-            print(name, f"{sorted(own['seconds'])[len(own['seconds']) // 2] * 1e3:.0f} ms", flush=True)
+            seconds = own["DDP" if name == BESIDE else "seconds"]
+            print(name, f"{1e3 * statistics.median(seconds):.0f} ms", flush=True)
     dist.barrier()
     os._exit(0)  # gloo may abort when a peer has closed first
 

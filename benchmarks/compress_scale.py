@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from compress_link import read, speed
+from compress_link import BESIDE, read, speed
 from compress_methods import METHODS, PLAIN
 from results import markdown, write_section
 from torch import Tensor
@@ -146,7 +146,8 @@ def check(folder: Path) -> str:
     rows: list[list[object]] = []
     buckets = -(-4 * sum(math.prod(shape) for shape in MLP) // BUCKET)
     for (rate, gbits), hosts in itertools.product(GOODPUT.items(), (2, 4)):
-        found = {row["way"]: speed(row)[0] / 1e3 for row in read(folder / f"{rate}-{hosts}.jsonl")}
+        ways = [row for row in read(folder / f"{rate}-{hosts}.jsonl") if row["way"] != BESIDE]
+        found = {row["way"]: speed(row)[0] / 1e3 for row in ways}
         floor = found.get("no communication", math.nan)
         for name in METHODS:
             seconds = found.get("DDP" if name == "dense" else name)

@@ -1,12 +1,13 @@
 """Average in codes: each worker sums a share of every gradient, and says the sum in the same code."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import final
 
 import torch
 from torch import Tensor
 
-from tonsor.compress.codec import Codec, blocks_of, code_bytes, empty_parts
+from tonsor.compress.codec import Codec, blocks_of, code_bytes, empty_parts, pieces_of
 from tonsor.compress.comm import Comm
 from tonsor.compress.dense import dense
 from tonsor.compress.draws import Draws, Streams
@@ -87,21 +88,24 @@ class _Shares:
         self.sent = self.mean
         if comm.size > 1:
             self.sent = {name: torch.empty_like(vector.values) for name, vector in vectors.items()}
-        self.came: list[list[Tensor]] = [[] for _ in range(comm.size)]
+        self.came: list[Iterator[Tensor]] = []
 
     def give(self) -> None:
         """Send every other worker the codes of its shares."""
         rows: list[list[Tensor]] = [[] for _ in range(self.comm.size)]
-        for rank, row in enumerate(rows):
-            for name, vector in self._owned_by(rank) if rank != self.comm.rank else []:
-                values = vector.share(rank, vector.values)
-                parts = self._encode(name, values, f"{self.comm.rank} for {rank}")
-                vector.codec.decode(parts, vector.share(rank, self.sent[name]))
-                row.extend(parts)
+        for name, vector in self.vectors.items():
+            for start, count, ranks in vector.others(self.comm.rank):
+                codec = vector.codec_for(start, count)
+                part = f"{self.comm.rank} from {start}"
+                code = self._encode(name, codec, vector.values.narrow(0, start, count), part)
+                codec.decode(code, self.sent[name].narrow(0, start, count))
+                for rank in ranks:
+                    first, length = vector.shares[rank]
+                    rows[rank] += pieces_of(codec, code, first - start, length)
         if self.comm.size > 1:
             mine = self._room(self.comm.rank)
             like = [[] if rank == self.comm.rank else mine for rank in range(self.comm.size)]
-            self.came = self.comm.all_to_all(rows, like)
+            self.came = [iter(row) for row in self.comm.all_to_all(rows, like)]
 
     def take(self, fold: Fold | None) -> None:
         """Average the own shares, send the codes of that to all and read theirs."""
@@ -110,28 +114,49 @@ class _Shares:
             row += self._average(name, vector, fold)
         if self.comm.size > 1:
             like = [self._room(rank) for rank in range(self.comm.size)]
-            self.came = self.comm.all_to_all([row] * self.comm.size, like)
-        for rank in range(self.comm.size):
-            for name, vector in self._owned_by(rank) if rank != self.comm.rank else []:
-                self._read(rank, vector.codec, vector.share(rank, self.mean[name]))
+            self.came = [iter(came) for came in self.comm.all_to_all([row] * self.comm.size, like)]
+        for name, vector in self.vectors.items():
+            for start, count, ranks in vector.others(self.comm.rank):
+                codec = vector.codec_for(start, count)
+                codec.decode(self._next(ranks, codec), self.mean[name].narrow(0, start, count))
 
     def _average(self, name: str, vector: Vector, fold: Fold | None) -> list[Tensor]:
         """Return the code of the mean of an own share; write what it says and what this worker gave."""
         rank, size = self.comm.rank, self.comm.size
         own, mean = vector.share(rank, vector.values), vector.share(rank, self.mean[name])
-        shares = [
-            own if other == rank else self._read(other, vector.codec, torch.empty_like(own))
-            for other in range(size)
-        ]
+        shares = self._shares(vector)
         middle = _mean(shares)
         said = middle
         if fold is not None:
             said = fold(shares, middle, vector.codec.block, self._draws(name, f"tie of {rank}"))
-        parts = self._encode(name, said, f"mean of {rank}")
-        vector.codec.decode(parts, mean)
+        codec = vector.codec_for(*vector.shares[rank])
+        code = self._encode(name, codec, said, f"mean of {rank}")
+        codec.decode(code, mean)
         if size > 1:
             torch.add(own, mean - middle, alpha=size, out=vector.share(rank, self.sent[name]))
-        return parts
+        return code
+
+    def _shares(self, vector: Vector) -> Sequence[Tensor]:
+        """Return what each worker has of the own share, by rank: one's own, and what came."""
+        rank, size, (start, count) = self.comm.rank, self.comm.size, vector.shares[self.comm.rank]
+        own = vector.share(rank, vector.values)
+        if size == 1:
+            return [own]
+        rows = own.new_empty(size * count)
+        sides: list[Sequence[int]] = [range(rank), range(rank + 1, size)]
+        if count % vector.unit:  # codes that end within a unit cannot be put together
+            sides = [[other] for side in sides for other in side]
+        for ranks in filter(None, sides):
+            codec = vector.codec_for(start, count, len(ranks))
+            codec.decode(self._next(ranks, codec), rows.narrow(0, ranks[0] * count, len(ranks) * count))
+        shares = list(rows.split_with_sizes([count] * size))
+        shares[rank] = own
+        return shares
+
+    def _next(self, ranks: Sequence[int], codec: Codec) -> list[Tensor]:
+        """Return the next code that came from each of these workers, put together."""
+        codes = [list(islice(self.came[rank], len(codec.layout(1)))) for rank in ranks]
+        return codes[0] if len(codes) == 1 else [torch.cat(parts) for parts in zip(*codes, strict=True)]
 
     def _owned_by(self, rank: int) -> list[tuple[str, Vector]]:
         """Return the vectors of which a worker owns a share."""
@@ -150,19 +175,11 @@ class _Shares:
             return None
         return self.streams.draws(name, part, self.vectors[name].values.device)
 
-    def _encode(self, name: str, values: Tensor, part: str) -> list[Tensor]:
-        """Return the code of a share."""
-        codec = self.vectors[name].codec
+    def _encode(self, name: str, codec: Codec, values: Tensor, part: str) -> list[Tensor]:
+        """Return the code of some neighbours."""
         parts = empty_parts(codec, values.numel(), values.device)
         codec.encode(values, parts, self._draws(name, part))
         return parts
-
-    def _read(self, rank: int, codec: Codec, values: Tensor) -> Tensor:
-        """Write and return the next share that came from a worker."""
-        length = len(codec.layout(values.numel()))
-        parts, self.came[rank] = self.came[rank][:length], self.came[rank][length:]
-        codec.decode(parts, values)
-        return values
 
 
 def _saves(codec: Codec, grad: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """What turns a vector of numbers into fewer bytes and back, block by block."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import lcm
 from typing import Protocol
 
 import torch
@@ -30,8 +31,11 @@ class Codec(Protocol):
         """Return length and type of each part of the code of `count` numbers."""
         ...
 
-    def masked(self, mask: Tensor, /) -> "Codec":
-        """Return what writes the same codes where zeros, which the mask marks by 0, fill up the blocks."""
+    def fitted(self, unit: int, mask: Tensor | None, /) -> "Codec":
+        """Return what writes a code that can be cut after every `unit` numbers, which are whole bytes.
+
+        Where zeros fill up the blocks, a mask that is 0 there and 1 elsewhere leaves the codes as they are.
+        """
         ...
 
     def encode(self, values: Tensor, parts: list[Tensor], draws: Draws | None, /) -> None:
@@ -62,6 +66,29 @@ def empty_parts(codec: Codec, count: int, device: torch.device, /) -> list[Tenso
     if count == 0:
         return []
     return [torch.empty(length, dtype=dtype, device=device) for length, dtype in codec.layout(count)]
+
+
+def pieces_of(codec: Codec, parts: Sequence[Tensor], start: int, count: int, /) -> list[Tensor]:
+    """Return the code of some neighbours out of a longer code.
+
+    Args:
+        codec: What wrote it.
+        parts: The code.
+        start: The first number; whole blocks and whole bytes of codes lie before it.
+        count: Numbers; none that share a block or a byte may be left out, unless they are the last.
+
+    Returns:
+        Views of the parts.
+
+    Example:
+        >>> from tonsor.compress.grid import Grid
+        >>> codec = Grid(levels=127, block=8)
+        >>> parts = empty_parts(codec, 24, torch.device("cpu"))
+        >>> [part.numel() for part in pieces_of(codec, parts, 8, 16)]
+        [2, 16]
+    """
+    before, own = codec.layout(start), codec.layout(count)
+    return [part.narrow(0, at[0], length[0]) for part, at, length in zip(parts, before, own, strict=True)]
 
 
 def code_bytes(codec: Codec, count: int, /) -> int:
@@ -142,3 +169,19 @@ def checked_block(rule: str, block: int, /) -> int:
     if block < 1:
         raise ValueError(f"compress.{rule}: block must be at least 1 element; got {block}")
     return block
+
+
+def unit_of(block: int, /) -> int:
+    """Return what codes and shares are multiples of: whole blocks, and whole bytes of one-bit codes.
+
+    Args:
+        block: Elements that stay together.
+
+    Returns:
+        Elements.
+
+    Example:
+        >>> unit_of(256), unit_of(3)
+        (256, 24)
+    """
+    return lcm(block, 8)

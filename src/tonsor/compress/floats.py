@@ -43,8 +43,8 @@ class Floats:
         """Return powers of two, then the short floats."""
         return [(blocks_of(count, self.block), torch.float32), (count, self.dtype)]
 
-    def masked(self, mask: Tensor, /) -> Codec:
-        """Return itself: zeros change no code."""
+    def fitted(self, unit: int, mask: Tensor | None, /) -> Codec:
+        """Return itself: nothing is packed, and zeros change no code."""
         return self
 
     def encode(self, values: Tensor, parts: list[Tensor], draws: Draws | None, /) -> None:
@@ -96,8 +96,8 @@ class Halves:
         """Return the one part."""
         return [(count, torch.bfloat16)]
 
-    def masked(self, mask: Tensor, /) -> Codec:
-        """Return itself: zeros change no code."""
+    def fitted(self, unit: int, mask: Tensor | None, /) -> Codec:
+        """Return itself: nothing is packed, and zeros change no code."""
         return self
 
     def encode(self, values: Tensor, parts: list[Tensor], draws: Draws | None, /) -> None:

@@ -59,6 +59,7 @@ class Grid:
         levels: Steps on each side of zero, 1 to 127.
         block: Elements that share a scale.
         measure: What of a block `levels` steps stand for. Default: its largest magnitude.
+        unit: Elements that are packed by themselves; 0: all are together.
 
     Example:
         >>> parts = [torch.empty(1), torch.empty(1, dtype=torch.uint8)]
@@ -68,9 +69,12 @@ class Grid:
         tensor([3., 0., 3.])
     """
 
-    def __init__(self, *, levels: int, block: int, measure: Measure = largest_magnitude) -> None:
+    def __init__(
+        self, *, levels: int, block: int, measure: Measure = largest_magnitude, unit: int = 0
+    ) -> None:
         self.levels = levels
         self.block = block
+        self.unit = unit
         self.measure = measure
         self.bits = next(bits for bits in (2, 4, 8) if 2 * levels < 2**bits)
 
@@ -81,9 +85,9 @@ class Grid:
             (blocks_of(count, 8 // self.bits), torch.uint8),
         ]
 
-    def masked(self, mask: Tensor, /) -> Codec:
-        """Return itself: zeros change no code."""
-        return self
+    def fitted(self, unit: int, mask: Tensor | None, /) -> Codec:
+        """Return a grid whose codes are packed unit by unit; zeros change none."""
+        return Grid(levels=self.levels, block=self.block, measure=self.measure, unit=unit)
 
     def encode(self, values: Tensor, parts: list[Tensor], draws: Draws | None, /) -> None:
         """Round to the nearest step, or with draws up or down so that the mean is the number itself."""
@@ -100,7 +104,7 @@ class Grid:
             put(codes.narrow(0, start, rows.numel()).view(torch.int8).view(rows.shape), work)
             torch.div(top, self.levels, out=scales.narrow(0, first, len(rows)))
         if self.bits < 8:
-            pack(codes.add_(self.levels), packed, self.bits)  # wraps to 0 ... 2 levels
+            pack(codes.add_(self.levels), packed, self.bits, self.unit)  # wraps to 0 ... 2 levels
 
     def _round(self, work: Tensor, start: int, draws: Draws | None) -> None:
         """Round in place; draws shift by up to half a step first."""
@@ -116,7 +120,7 @@ class Grid:
         codes = packed.view(torch.int8)
         if self.bits < 8:
             codes = torch.empty(values.numel(), dtype=torch.int8, device=values.device)
-            unpack(packed, codes.view(torch.uint8), self.bits)
+            unpack(packed, codes.view(torch.uint8), self.bits, self.unit)
             codes.sub_(self.levels)
         for first, rows in tiles(values, self.block):
             start = first * self.block

@@ -16,6 +16,9 @@ MANTISSA = 0x7FFFFF  # the bits of a float32 below its exponent
 class Powers:
     """Write sign and exponent of each float32, the mantissa rounded away up or down, by draws.
 
+    Args:
+        unit: Elements whose signs are packed by themselves; 0: all are together.
+
     Example:
         >>> parts = [torch.empty(2, dtype=torch.uint8), torch.empty(1, dtype=torch.uint8)]
         >>> Powers().encode(torch.tensor([4.0, -0.5]), parts, Draws(0, torch.tensor(0)))
@@ -30,9 +33,12 @@ class Powers:
         """Return exponents, then packed signs."""
         return [(count, torch.uint8), (blocks_of(count, 8), torch.uint8)]
 
-    def masked(self, mask: Tensor, /) -> Codec:
-        """Return itself: zeros change no code."""
-        return self
+    def __init__(self, *, unit: int = 0) -> None:
+        self.unit = unit
+
+    def fitted(self, unit: int, mask: Tensor | None, /) -> Codec:
+        """Return powers whose signs are packed unit by unit; zeros change none."""
+        return Powers(unit=unit)
 
     def encode(self, values: Tensor, parts: list[Tensor], draws: Draws | None, /) -> None:
         """Add random bits to the mantissa: it carries into the exponent as often as it is large."""
@@ -50,12 +56,12 @@ class Powers:
                 draws.bits_(drawn, start)
                 bits.add_(drawn.bitwise_and_(MANTISSA))
             put(exponents.narrow(0, start, part.numel()), bits.bitwise_right_shift_(23).bitwise_and_(255))
-        pack_signs(values, packed)
+        pack_signs(values, packed, self.unit)
 
     def decode(self, parts: list[Tensor], values: Tensor, /) -> None:
         """Give each power of two its sign."""
         exponents, packed = parts
-        unpack_signs(packed, values)
+        unpack_signs(packed, values, self.unit)
         count = values.numel()
         wide = torch.empty(min(count, TILE), dtype=torch.int32, device=values.device)
         for start in range(0, count, TILE):

@@ -16,6 +16,7 @@ class Signs:
 
     Args:
         block: Elements that share a size.
+        unit: Elements that are packed by themselves; 0: all are together.
         mask: 1 for a number, 0 for a zero that only fills up its block; whole blocks.
 
     Example:
@@ -26,17 +27,18 @@ class Signs:
         tensor([ 2., -2.,  0.])
     """
 
-    def __init__(self, *, block: int, mask: Tensor | None = None) -> None:
+    def __init__(self, *, block: int, unit: int = 0, mask: Tensor | None = None) -> None:
         self.block = block
+        self.unit = unit
         self.mask = mask
 
     def layout(self, count: int, /) -> list[tuple[int, torch.dtype]]:
         """Return sizes, then packed signs."""
         return [(blocks_of(count, self.block), torch.float32), (blocks_of(count, 8), torch.uint8)]
 
-    def masked(self, mask: Tensor, /) -> Codec:
-        """Return signs whose sizes are the means of what the mask leaves."""
-        return Signs(block=self.block, mask=mask)
+    def fitted(self, unit: int, mask: Tensor | None, /) -> Codec:
+        """Return signs packed unit by unit, whose sizes are the means of what the mask leaves."""
+        return Signs(block=self.block, unit=unit, mask=mask)
 
     def encode(self, values: Tensor, parts: list[Tensor], draws: Draws | None, /) -> None:
         """Write sizes and signs; nothing is drawn."""
@@ -47,12 +49,12 @@ class Signs:
             torch.mean(torch.abs(rows, out=work), 1, out=sizes.narrow(0, first, len(rows)))
         if self.mask is not None:
             sizes.div_(self.mask.view(-1, self.block).mean(1))
-        pack_signs(values, packed)
+        pack_signs(values, packed, self.unit)
 
     def decode(self, parts: list[Tensor], values: Tensor, /) -> None:
         """Give each block's size the signs of its bits."""
         sizes, packed = parts
-        unpack_signs(packed, values)
+        unpack_signs(packed, values, self.unit)
         for first, rows in tiles(values, self.block):
             torch.copysign(sizes.narrow(0, first, len(rows)).unsqueeze(1), rows, out=rows)
         if self.mask is not None:

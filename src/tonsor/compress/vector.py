@@ -1,34 +1,79 @@
 """Gradients as flat vectors, cut into one share for each worker."""
 
 import zlib
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tonsor.compress.codec import Codec, blocks_of
+from tonsor.compress.codec import Codec, blocks_of, unit_of
 
 SMALL = 1024  # a gradient with fewer elements for each worker is summed by one of them
-JOINED = 1 << 18  # the shares of gradients with fewer elements are coded together
+JOINED = 1 << 18  # gradients with fewer elements are coded together
+TOGETHER = "small gradients"  # the name of the vector of these
+
+
+class Run(NamedTuple):
+    """Shares of a vector that lie side by side: where they start, how long they are, whose they are.
+
+    Example:
+        >>> Run(8, 6, [1, 0]).length
+        6
+    """
+
+    start: int
+    length: int
+    ranks: Sequence[int]
 
 
 class Vector(NamedTuple):
     """Gradients as one float32 vector, where each rank's share starts and how long it is, and their code.
 
+    All shares but the last one are whole units, after which a code can be cut, so that neighbours are
+    coded at once. The mask is 1 for a number and 0 for what only fills up a block; None where there is
+    nothing of that.
+
     Example:
         >>> from tonsor.compress.grid import Grid
-        >>> vector = Vector(torch.arange(6.0), [(0, 4), (4, 2)], Grid(levels=7, block=4))
-        >>> vector.share(1, vector.values)
-        tensor([4., 5.])
+        >>> vector = Vector(torch.arange(10.0), [(8, 2), (0, 8)], Grid(levels=7, block=4), 8)
+        >>> vector.share(0, vector.values)
+        tensor([8., 9.])
     """
 
     values: Tensor
     shares: list[tuple[int, int]]
     codec: Codec
+    unit: int
+    mask: Tensor | None = None
 
     def share(self, rank: int, of: Tensor) -> Tensor:
         """Return a rank's share of a vector of this length."""
         return of.narrow(0, *self.shares[rank])
+
+    def others(self, rank: int) -> list[Run]:
+        """Return what lies before and behind a rank's share; each is left out where it is empty.
+
+        Example:
+            >>> from tonsor.compress.grid import Grid
+            >>> Vector(torch.empty(24), [(16, 8), (0, 8), (8, 8)], Grid(levels=7, block=4), 8).others(2)
+            [Run(start=0, length=8, ranks=[1]), Run(start=16, length=8, ranks=[0])]
+        """
+        own, length = self.shares[rank]
+        parts = sorted((start, count, other) for other, (start, count) in enumerate(self.shares) if count)
+        before = [part for part in parts if part[0] < own]
+        behind = [part for part in parts if part[0] >= own + length]
+        return [
+            Run(side[0][0], sum(count for _, count, _ in side), [other for *_, other in side])
+            for side in (before, behind)
+            if side
+        ]
+
+    def codec_for(self, start: int, count: int, times: int = 1) -> Codec:
+        """Return the code of some elements, or of as many rows that are like them."""
+        mask = None if self.mask is None else self.mask.narrow(0, start, count).repeat(times)
+        return self.codec.fitted(self.unit, mask)
 
 
 def vector_of(name: str, grad: Tensor, size: int, codec: Codec) -> Vector:
@@ -48,13 +93,16 @@ def vector_of(name: str, grad: Tensor, size: int, codec: Codec) -> Vector:
         >>> vector_of("w", torch.ones(2, 3), 2, Grid(levels=7, block=4)).shares
         [(0, 6), (0, 0)]
     """
-    return Vector(grad.reshape(-1).to(torch.float32), spans(name, grad.numel(), codec.block, size), codec)
+    unit = unit_of(codec.block)
+    shares = spans(name, grad.numel(), unit, size)
+    longest = max(count for _, count in shares)
+    return Vector(grad.reshape(-1).to(torch.float32), shares, codec, blocks_of(longest, unit) * unit)
 
 
 def join(vectors: dict[str, Vector], /) -> dict[str, list[tuple[str, int, int]]]:
-    """Replace the shares each owner has of small vectors by one vector, and tell where each piece lies.
+    """Replace small vectors by one that has the shares of each owner side by side, and tell what lies where.
 
-    Two hundred small gradients took four times as long one by one. Each share is filled up to whole
+    Two hundred small gradients took four times as long one by one. Each piece is filled up to whole
     blocks, so its codes are those it would have alone.
 
     Args:
@@ -68,31 +116,52 @@ def join(vectors: dict[str, Vector], /) -> dict[str, list[tuple[str, int, int]]]
         >>> codec = Grid(levels=7, block=4)
         >>> vectors = {name: vector_of(name, torch.ones(6), 1, codec) for name in ("a", "b")}
         >>> join(vectors)
-        {'a': [('small of 0', 0, 6)], 'b': [('small of 0', 8, 6)]}
-        >>> vectors["small of 0"].shares
+        {'a': [('small gradients', 0, 6)], 'b': [('small gradients', 8, 6)]}
+        >>> vectors["small gradients"].shares
         [(0, 16)]
     """
-    places: dict[str, list[tuple[str, int, int]]] = {}
-    pieces: dict[int, list[Tensor]] = {}
-    size, codec = next((len(vector.shares), vector.codec) for vector in vectors.values())
-    for name in [name for name, vector in vectors.items() if vector.values.numel() < JOINED]:
-        values, shares, _ = vectors.pop(name)
-        places[name] = []
-        for (start, count), rank in sorted(zip(shares, range(size), strict=True)):
-            if count:
-                row = pieces.setdefault(rank, [])
-                places[name].append((f"small of {rank}", sum(piece.numel() for piece in row), count))
-                row += [values.narrow(0, start, count), values.new_zeros(-count % codec.block)]
-    for rank, row in pieces.items():
-        whole, ones = torch.cat(row), row[0].new_ones(max(piece.numel() for piece in row[::2]))
-        mask = torch.cat([ones.narrow(0, 0, p.numel()) if i % 2 == 0 else p for i, p in enumerate(row)])
-        owned = [(0, whole.numel() if other == rank else 0) for other in range(size)]
-        vectors[f"small of {rank}"] = Vector(whole, owned, codec.masked(mask))
+    small = {name: vector for name, vector in vectors.items() if vector.values.numel() < JOINED}
+    places: dict[str, list[tuple[str, int, int]]] = {name: [] for name in small}
+    if small:
+        pieces, starts, vectors[TOGETHER] = _side_by_side(small)
+        for piece, start in sorted(zip(pieces, starts, strict=False), key=lambda pair: pair[0].start):
+            places[piece.name].append((TOGETHER, start, piece.length))
+            vectors.pop(piece.name, None)
     return places
 
 
+class _Piece(NamedTuple):
+    """A rank's share of a small gradient."""
+
+    name: str
+    rank: int
+    start: int
+    length: int
+
+
+def _side_by_side(small: dict[str, Vector]) -> tuple[list[_Piece], list[int], Vector]:
+    """Return the shares of all, rank by rank, where each lies, and the vector they lie in."""
+    codec, size = next((vector.codec, len(vector.shares)) for vector in small.values())
+    unit, zeros = unit_of(codec.block), next(iter(small.values())).values.new_zeros(unit_of(codec.block))
+    held = [(name, rank, *vector.shares[rank]) for rank in range(size) for name, vector in small.items()]
+    pieces = [_Piece(*piece) for piece in held if piece[-1]]
+    rooms = [blocks_of(piece.length, unit) * unit for piece in pieces]
+    ones = zeros.new_ones(max(rooms))
+    row: list[Tensor] = []
+    marks: list[Tensor] = []
+    shares = [(0, 0)] * size
+    starts = [0, *accumulate(rooms)]
+    for (name, rank, start, count), room, at in zip(pieces, rooms, starts, strict=False):
+        filling = zeros.narrow(0, 0, room - count)
+        row += [small[name].values.narrow(0, start, count), filling]
+        marks += [ones.narrow(0, 0, count), filling]
+        first, length = shares[rank]
+        shares[rank] = (first if length else at, length + room)
+    return pieces, starts, Vector(torch.cat(row), shares, codec, unit, torch.cat(marks))
+
+
 def spans(name: str, count: int, block: int, size: int, /) -> list[tuple[int, int]]:
-    """Cut a gradient into one share for each worker, of whole blocks and nearly equal.
+    """Cut a gradient into one share for each worker, of whole blocks and equal but for the last ones.
 
     A small gradient goes to one worker. Which worker gets the first share is told by the name, so that
     many small ones are spread.
@@ -111,8 +180,8 @@ def spans(name: str, count: int, block: int, size: int, /) -> list[tuple[int, in
         [(0, 2560), (2560, 2440)]
     """
     shares = size if count >= SMALL * size else 1
-    blocks = blocks_of(count, block)
-    ends = [min(count, blocks * (share + 1) // shares * block) for share in range(shares)]
+    length = blocks_of(blocks_of(count, block), shares) * block
+    ends = [min(count, length * (share + 1)) for share in range(shares)]
     found = [(start, end - start) for start, end in zip([0, *ends], ends, strict=False)]
     found += [(0, 0)] * (size - shares)
     turn = zlib.crc32(name.encode()) % size
