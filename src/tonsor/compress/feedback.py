@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tonsor.compress.comm import Comm
 from tonsor.compress.half_residual import to_bfloat16
+from tonsor.compress.pages import fresh
 from tonsor.compress.protocol import Averaged, Compressor
 from tonsor.spelling import unknown
 
@@ -74,12 +75,12 @@ class ErrorFeedback:
         """Return what the wrapped rule returns for the gradients with their residuals."""
         if not self._before.keys().isdisjoint(grads):
             self._end_step()
-        wanted = {name: self._residual(name, grad).to(_wide(grad)) + grad for name, grad in grads.items()}
+        wanted = {name: _sum(self._residual(name, grad), grad) for name, grad in grads.items()}
         targets = {name: _target(grad, wanted[name]) for name, grad in grads.items()}
         averaged = self.compressor(targets, comm)
         finite = all_finite(list(averaged.mean.values()))
         for name, sent in averaged.sent.items():
-            self._keep(name, wanted[name] - sent, finite, comm.rank)
+            self._keep(name, _rest(wanted[name], sent, averaged.mean[name]), finite, comm.rank)
         if self.whole_steps:
             self._good = finite if self._good is None else self._good & finite
         return averaged
@@ -142,12 +143,28 @@ def _wide(grad: Tensor) -> torch.dtype:
     return torch.promote_types(grad.dtype, torch.float32)
 
 
+def _sum(residual: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient with what was not sent before, in new memory."""
+    total = fresh(grad.numel(), _wide(grad), grad.device).view(grad.shape)
+    return torch.add(residual, grad, out=total)
+
+
 def _target(grad: Tensor, wanted: Tensor) -> Tensor:
     """Return what is handed on, in the gradient's type: the bare gradient where it is zero everywhere."""
     if grad.numel() == 0:
         return grad
     low, high = grad.aminmax()  # one pass; eight times faster than any()
     return either((low != 0) | (high != 0), wanted, grad.to(wanted.dtype)).to(grad.dtype)
+
+
+def _rest(wanted: Tensor, sent: Tensor, mean: Tensor) -> Tensor:
+    """Return what was wanted and not sent, in the memory of what was wanted unless a result lies there.
+
+    New memory took three times as long as the subtraction.
+    """
+    held = wanted.untyped_storage()._cdata
+    is_needed = held in (sent.untyped_storage()._cdata, mean.untyped_storage()._cdata)
+    return wanted - sent if is_needed else wanted.sub_(sent)
 
 
 def either(condition: Tensor, yes: Tensor, no: Tensor, /) -> Tensor:
