@@ -276,6 +276,9 @@ def smollm(figures: Figures) -> None:
     figures.measure("smollm/50 %/Wanda/refit", partial(speaker.pruned, "Wanda", "50 %", True))
 
 
+MODELS = {"minilm": "MiniLM", "smollm": "SmolLM2"}
+
+
 def order_told(found: dict[str, dict[str, float]], model: str, pattern: str, end: str) -> str:
     """Say whether SparseGPT < Wanda < magnitude holds for the error of the layers, or by how much not."""
     keys = [f"{model}/{pattern}/{name}/{end}" for name in ("SparseGPT", "Wanda", "magnitude")]
@@ -283,7 +286,8 @@ def order_told(found: dict[str, dict[str, float]], model: str, pattern: str, end
         return ""
     errors = [found[key]["error"] for key in keys]
     holds = "holds" if errors == sorted(errors) else "does NOT hold"
-    return f"{pattern}: SparseGPT < Wanda < magnitude {holds} ({', '.join(f'{e:.4f}' for e in errors)})."
+    told = ", ".join(f"{error:.4f}" for error in errors)
+    return f"{MODELS[model]}, {pattern}: SparseGPT < Wanda < magnitude {holds} ({told})."
 
 
 def write(found: dict[str, dict[str, float]]) -> None:
