@@ -130,7 +130,8 @@ without a limit (in brackets against DDP), and the last column is the steps to a
 loss of ten steps times the step's time here. torch's PowerSGD has one bucket, because with two it
 deadlocks on gloo, and its first two steps are dense; ours has DDP's buckets of 25 MiB, and one where
 that is said. gloo's all-to-all (int8, sign and their kin) was seen to fill 60 % of a link of
-100 Mbit/s that its ring fills to 95 %."""
+100 Mbit/s that its ring fills to 95 %. auto spends 20 steps on measuring, which is most of its row; what
+it comes to is told below each table, from a run of its own in turn with DDP."""
 
 
 if __name__ == "__main__":

@@ -153,6 +153,8 @@ def _target(grad: Tensor, wanted: Tensor) -> Tensor:
     """Return what is handed on, in the gradient's type: the bare gradient where it is zero everywhere."""
     if grad.numel() == 0:
         return grad
+    if grad.device.type == "cpu" and grad.ndim and bool(grad[0].any()):  # mostly saves the pass
+        return wanted.to(grad.dtype)
     low, high = grad.aminmax()  # one pass; eight times faster than any()
     return either((low != 0) | (high != 0), wanted, grad.to(wanted.dtype)).to(grad.dtype)
 
