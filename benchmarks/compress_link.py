@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 FIXED = 0.9  # the loss to which the time is taken, of the mean of the last WINDOW steps over all workers
 WINDOW = 10
 BESIDE = "auto beside DDP"  # a row of its own: both in one run, step by step in turn
+LINE = "messages alone"  # another: a line through the times of each kind, with nothing computed beside
 
 
 def cell(netlab: str, hosts: int, rate: str, out: Path, steps: int, only: list[str]) -> None:
@@ -78,7 +79,7 @@ def table(rows: list[dict[str, Any]], long: dict[str, dict[str, Any]]) -> str:
     """Return one cell's table: times from the cell itself, losses from the long run without a limit."""
     plain = next(speed(row)[0] for row in rows if row["way"] == "DDP")
     lines: list[list[object]] = []
-    for row in (row for row in rows if row["way"] != BESIDE):
+    for row in (row for row in rows if row["way"] not in (BESIDE, LINE)):
         (ms, spread, sent), name = speed(row), row["way"]
         learned = ["", ""]
         if name in long and name != "no communication":
@@ -111,7 +112,7 @@ def main() -> None:
         for rate in sorted(arguments.rates, key="none".__ne__):  # the long runs first
             out = arguments.cache / f"{rate}-{hosts}.jsonl"
             steps = arguments.long if rate == "none" else arguments.steps
-            cell(os.environ["NETLAB"], hosts, rate, out, steps, arguments.only or [*WAYS, BESIDE])
+            cell(os.environ["NETLAB"], hosts, rate, out, steps, arguments.only or [LINE, *WAYS, BESIDE])
             rows = read(out)
             long = {row["way"]: row for row in rows} if rate == "none" else long
             limit = "no limit" if rate == "none" else rate

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from compress_link import BESIDE
+from compress_link import BESIDE, LINE
 from compress_methods import METHODS, PLAIN
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
@@ -23,13 +23,15 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from tonsor.compress import auto, compress_ddp
+from tonsor.compress import Comm, auto, compress_ddp
+from tonsor.compress.link import Link, Timed, fit
 from tonsor.examples.data import fashion_mnist
 from tonsor.examples.models import mlp
 
 SIZES = (784, 1536, 1536, 1536, 1536, 10)  # 8.3M parameters
 ONE = ", one bucket"
 BATCH, RATE, WARM = 16, 0.05, 3  # samples a worker; learning rate; steps before the clock counts
+REPEATS = 7  # of each message
 SETTLED, TURNS = 34, 24  # steps until auto has chosen and checked; steps of each after that, in turn
 SENT = Path("/sys/class/net/ve0/statistics/tx_bytes")
 
@@ -137,6 +139,34 @@ def beside(data: Any) -> dict[str, Any]:
     return {name: seconds[-TURNS:] for name, seconds in times.items()} | {"why": rule.table()}
 
 
+def lines() -> dict[str, Link]:
+    """Return a line through the times of each kind of message."""
+    timed = Timed(Comm(dist.new_group()), time.perf_counter)
+    comm = timed.as_comm()
+    for numel in (1_000, 10_000, 100_000, 1_000_000):
+        part = torch.ones(numel)
+        row = [[part[: numel // comm.size]]] * comm.size
+        for _ in range(REPEATS):
+            dist.barrier()
+            comm.mean([part])
+            dist.barrier()
+            comm.gather([part[: numel // comm.size]])
+            dist.barrier()
+            comm.all_to_all(row, row)
+    return fit(timed.messages)
+
+
+def measured(name: str, data: Any, held: Any, steps: int) -> dict[str, Any]:
+    """Return the figures of this worker for one row, and tell the most telling one."""
+    if name == LINE:
+        found: dict[str, Any] = dict(lines())
+        print(name, found, flush=True)
+        return found
+    own = beside(data) if name == BESIDE else trained(name, data[:steps], held)
+    print(name, f"{1e3 * statistics.median(own['DDP' if name == BESIDE else 'seconds']):.0f} ms", flush=True)
+    return own
+
+
 def wire() -> int:
     """Return what this host has sent so far; 0 where there is no such device."""
     return int(SENT.read_text()) if SENT.exists() else 0
@@ -147,25 +177,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=23)
-    parser.add_argument("--only", nargs="+", default=[*WAYS, BESIDE])
+    parser.add_argument("--only", nargs="+", default=[LINE, *WAYS, BESIDE])
     arguments = parser.parse_args()
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
     data = batches(rank, size, max(arguments.steps, SETTLED + TURNS))
     inputs, targets = fashion_mnist()["valid"].tensors
     for name in arguments.only:
-        own = (
-            beside(data)
-            if name == BESIDE
-            else trained(name, data[: arguments.steps], (inputs.flatten(1), targets))
-        )
+        own = measured(name, data, (inputs.flatten(1), targets), arguments.steps)
         rows: list[Any] = [None] * size
         dist.all_gather_object(rows, own)
         if rank == 0:
             with arguments.out.open("a") as file:
                 file.write(json.dumps({"way": name, "workers": rows}) + "\n")
-            seconds = own["DDP" if name == BESIDE else "seconds"]
-            print(name, f"{1e3 * statistics.median(seconds):.0f} ms", flush=True)
     dist.barrier()
     os._exit(0)  # gloo may abort when a peer has closed first
 

@@ -11,13 +11,14 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from compress_link import BESIDE, read, speed
+from compress_link import BESIDE, LINE, read, speed
 from compress_methods import METHODS, PLAIN
 from results import markdown, write_section
 from torch import Tensor
@@ -33,7 +34,6 @@ BLOCK = [(3 * WIDTH, WIDTH), (WIDTH, WIDTH), (4 * WIDTH, WIDTH), (WIDTH, 4 * WID
 SIDES = (784, 1536, 1536, 1536, 1536, 10)  # of the network of compress_link.py
 MLP = [*itertools.pairwise(SIDES), *[(side,) for side in SIDES[1:]]]
 TITLE = "Compression at scale: a simulation"
-GOODPUT = {"100mbit": 0.0955, "1gbit": 0.956}  # Gbit/s that plain sockets reach over these links
 
 
 class Message(NamedTuple):
@@ -118,10 +118,10 @@ def sending(message: Message, size: int, rate: float) -> float:
     return (size - 1) * LATENCY + message.size / rate
 
 
-def step(cost: Cost, size: int, gbits: float, backward: float, buckets: int) -> float:
+def step(cost: Cost, price: Callable[[Message], float], backward: float, buckets: int) -> float:
     """Return the time of a step: buckets get ready one by one in backward and wait for one another."""
     one = cost.times(1 / buckets, 1 / buckets)
-    service = one.seconds + sum(sending(message, size, gbits * 1e9 / 8) for message in one.messages)
+    service = one.seconds + sum(map(price, one.messages))
     done = 0.0
     for number in range(buckets):
         done = max(done, backward * (number + 1) / buckets) + service
@@ -135,25 +135,34 @@ def table(costs: dict[str, dict[int, Cost]], size: int, computing: float) -> str
     plain: list[float] = []
     for name, at in costs.items():
         cost = cost_at(at, size).times(computing * BLOCKS, BLOCKS)
-        times = [step(cost, size, gbits, BACKWARD, buckets) for gbits in GBITS]
+        prices = [partial(sending, size=size, rate=gbits * 1e9 / 8) for gbits in GBITS]
+        times = [step(cost, price, BACKWARD, buckets) for price in prices]
         plain = plain or times
         rows.append([name, *(f"{t:.3g} ({p / t:.1f}x)" for t, p in zip(times, plain, strict=True))])
     return markdown([f"{size} workers", *(f"{gbits} Gbit/s" for gbits in GBITS)], rows)
+
+
+def on_line(workers: list[dict[str, tuple[float, float]]], message: Message) -> float:
+    """Return how long a message took by the line of the slowest worker."""
+    lines = [worker[message.kind] for worker in workers if message.kind in worker]
+    return max(alpha + beta * message.size for alpha, beta in lines)
 
 
 def check(folder: Path) -> str:
     """Compare with what was measured over links: hosts that share two cores compute slower."""
     rows: list[list[object]] = []
     buckets = -(-4 * sum(math.prod(shape) for shape in MLP) // BUCKET)
-    for (rate, gbits), hosts in itertools.product(GOODPUT.items(), (2, 4)):
-        ways = [row for row in read(folder / f"{rate}-{hosts}.jsonl") if row["way"] != BESIDE]
-        found = {row["way"]: speed(row)[0] / 1e3 for row in ways}
+    for rate, hosts in itertools.product(("none", "1gbit", "100mbit"), (2, 4)):
+        ways = {row["way"]: row for row in read(folder / f"{rate}-{hosts}.jsonl")}
+        price = partial(on_line, ways.pop(LINE)["workers"]) if LINE in ways else None
+        ways.pop(BESIDE, None)
+        found = {way: speed(row)[0] / 1e3 for way, row in ways.items() if price}
         floor = found.get("no communication", math.nan)
         for name in METHODS:
             seconds = found.get("DDP" if name == "dense" else name)
             if seconds is not None:
                 cost = measured(name, hosts, MLP).times(max(1.0, hosts / 2))
-                told = step(cost, hosts, gbits, floor, buckets)
+                told = step(cost, price, floor, buckets)
                 rows.append(
                     [name, hosts, rate, f"{seconds:.3f}", f"{told:.3f}", f"{told / seconds - 1:+.0%}"]
                 )
