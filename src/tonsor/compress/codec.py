@@ -34,7 +34,8 @@ class Codec(Protocol):
     def fitted(self, unit: int, mask: Tensor | None, /) -> "Codec":
         """Return what writes a code that can be cut after every `unit` numbers, which are whole bytes.
 
-        Where zeros fill up the blocks, a mask that is 0 there and 1 elsewhere leaves the codes as they are.
+        Where zeros fill up the blocks, a mask that is 0 there and 1 elsewhere leaves the codes as they are;
+        it may be a matrix, whose rows lie one behind the other.
         """
         ...
 

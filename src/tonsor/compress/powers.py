@@ -29,12 +29,12 @@ class Powers:
 
     block = 8  # workers share in such pieces
 
+    def __init__(self, *, unit: int = 0) -> None:
+        self.unit = unit
+
     def layout(self, count: int, /) -> list[tuple[int, torch.dtype]]:
         """Return exponents, then packed signs."""
         return [(count, torch.uint8), (blocks_of(count, 8), torch.uint8)]
-
-    def __init__(self, *, unit: int = 0) -> None:
-        self.unit = unit
 
     def fitted(self, unit: int, mask: Tensor | None, /) -> Codec:
         """Return powers whose signs are packed unit by unit; zeros change none."""

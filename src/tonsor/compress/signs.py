@@ -38,7 +38,7 @@ class Signs:
 
     def fitted(self, unit: int, mask: Tensor | None, /) -> Codec:
         """Return signs packed unit by unit, whose sizes are the means of what the mask leaves."""
-        return Signs(block=self.block, unit=unit, mask=mask)
+        return Signs(block=self.block, unit=unit, mask=None if mask is None else mask.reshape(-1))
 
     def encode(self, values: Tensor, parts: list[Tensor], draws: Draws | None, /) -> None:
         """Write sizes and signs; nothing is drawn."""

@@ -72,7 +72,7 @@ class Vector(NamedTuple):
 
     def codec_for(self, start: int, count: int, times: int = 1) -> Codec:
         """Return the code of some elements, or of as many rows that are like them."""
-        mask = None if self.mask is None else self.mask.narrow(0, start, count).repeat(times)
+        mask = None if self.mask is None else self.mask.narrow(0, start, count).expand(times, count)
         return self.codec.fitted(self.unit, mask)
 
 
@@ -141,8 +141,9 @@ class _Piece(NamedTuple):
 
 def _side_by_side(small: dict[str, Vector]) -> tuple[list[_Piece], list[int], Vector]:
     """Return the shares of all, rank by rank, where each lies, and the vector they lie in."""
-    codec, size = next((vector.codec, len(vector.shares)) for vector in small.values())
-    unit, zeros = unit_of(codec.block), next(iter(small.values())).values.new_zeros(unit_of(codec.block))
+    values, owned, codec, *_ = next(iter(small.values()))
+    size, unit = len(owned), unit_of(codec.block)
+    zeros = values.new_zeros(unit)
     held = [(name, rank, *vector.shares[rank]) for rank in range(size) for name, vector in small.items()]
     pieces = [_Piece(*piece) for piece in held if piece[-1]]
     rooms = [blocks_of(piece.length, unit) * unit for piece in pieces]
