@@ -37,7 +37,7 @@ def all_reduce(
     error feedback and could grow.
 
     Who owns what is told by a gradient's name and size, not by its bucket. Messages: an all-to-all of
-    codes, an all-to-all of coded means, and a mean of what is sent in full; each is left out where there
+    codes, a gather of coded means, and a mean of what is sent in full; each is left out where there
     is nothing of its kind.
 
     Args:
@@ -114,7 +114,7 @@ class _Shares:
             row += self._average(name, vector, fold)
         if self.comm.size > 1:
             like = [self._room(rank) for rank in range(self.comm.size)]
-            self.came = [iter(came) for came in self.comm.all_to_all([row] * self.comm.size, like)]
+            self.came = [iter(came) for came in self.comm.gather(row, like)]
         for name, vector in self.vectors.items():
             for start, count, ranks in vector.others(self.comm.rank):
                 codec = vector.codec_for(start, count)

@@ -72,29 +72,35 @@ class Comm:
         parts = message.split_with_sizes([tensor.numel() for tensor in tensors])
         return [part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
 
-    def gather(self, tensors: Sequence[Tensor], /) -> list[list[Tensor]]:
+    def gather(
+        self, tensors: Sequence[Tensor], /, like: Sequence[Sequence[Tensor]] | None = None
+    ) -> list[list[Tensor]]:
         """Return the tensors of every worker, by rank: one all-gather of their bytes.
 
         Args:
             tensors: Tensors on one device, of any types; an empty list sends nothing.
+            like: For each rank tensors that are shaped and typed as those which come from there; their
+                values are not looked at. Every message is filled up to the longest. None: all workers
+                have what is like `tensors`.
 
         Returns:
-            For each rank a list of new tensors, shaped and typed as those that came.
+            For each rank a list of new tensors.
 
         Example:
             >>> Comm().gather([torch.tensor([1.5]), torch.tensor([2], dtype=torch.int32)])
             [[tensor([1.5000]), tensor([2], dtype=torch.int32)]]
         """
-        if not tensors:
-            return [[] for _ in range(self.size)]
-        message = torch.cat([tensor.reshape(-1).view(torch.uint8) for tensor in tensors])
+        expected = [tensors] * self.size if like is None else like
+        if not any(expected):
+            return [[] for _ in expected]
+        message = _packed(tensors, expected, max(sum(t.nbytes for t in row) for row in expected))
         messages = [message]
         if self.size > 1:
             messages = [torch.empty_like(message) for _ in range(self.size)]
             with self.meter.message(message):
                 dist.all_gather(messages, message, group=self._group)
             self.bytes_sent += message.nbytes
-        return [_unpacked(message, tensors) for message in messages]
+        return [_unpacked(message, row) for message, row in zip(messages, expected, strict=True)]
 
     def all_to_all(
         self, rows: Sequence[Sequence[Tensor]], like: Sequence[Sequence[Tensor]], /
@@ -121,10 +127,8 @@ class Comm:
         outgoing = [[] if rank == self.rank else row for rank, row in enumerate(rows)]
         expected = [[] if rank == self.rank else row for rank, row in enumerate(like)]
         lengths, sizes = ([sum(t.nbytes for t in row) for row in side] for side in (outgoing, expected))
-        device = next((t.device for side in (outgoing, expected) for row in side for t in row), None)
-        sent = [torch.empty(0, dtype=torch.uint8, device=device)]
-        sent += [tensor.reshape(-1).view(torch.uint8) for row in outgoing for tensor in row]
-        message, came = torch.cat(sent), torch.empty(sum(sizes), dtype=torch.uint8, device=device)
+        message = _packed([tensor for row in outgoing for tensor in row], expected, sum(lengths))
+        came = message.new_empty(sum(sizes))
         with self.meter.message(message):
             dist.all_to_all_single(came, message, sizes, lengths, group=self._group)
         self.bytes_sent += message.nbytes
@@ -180,9 +184,18 @@ class Comm:
         return found
 
 
+def _packed(tensors: Sequence[Tensor], expected: Sequence[Sequence[Tensor]], nbytes: int) -> Tensor:
+    """Return a message of so many bytes, on the device of what goes or comes; what is not filled is zero."""
+    device = next((tensor.device for row in (tensors, *expected) for tensor in row), None)
+    parts = [tensor.reshape(-1).view(torch.uint8) for tensor in tensors]
+    rest = nbytes - sum(part.numel() for part in parts)
+    return torch.cat([*parts, torch.zeros(rest, dtype=torch.uint8, device=device)])
+
+
 def _unpacked(message: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Return the tensors of a message of bytes; each is copied, which also aligns it."""
-    parts = message.split_with_sizes([tensor.nbytes for tensor in like])
+    sizes = [tensor.nbytes for tensor in like]
+    parts = message.narrow(0, 0, sum(sizes)).split_with_sizes(sizes)
     return [
         part.clone().view(tensor.dtype).view(tensor.shape) for part, tensor in zip(parts, like, strict=True)
     ]

@@ -46,7 +46,7 @@ def test_a_worker_with_another_model_is_told():
     class Other:
         size = 2
 
-        def gather(self, tensors):
+        def gather(self, tensors, like=None):
             return [tensors, [pack_sparse([part_of(0, 5, numel=1001)])]]
 
     with pytest.raises(

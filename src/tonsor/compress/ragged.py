@@ -26,7 +26,5 @@ def gather_ragged(message: Tensor, comm: Comm, /) -> list[Tensor]:
     """
     length = torch.tensor([message.numel()], dtype=torch.int64, device=message.device)
     lengths = [int(row[0]) for row in comm.gather([length])]
-    filled = torch.zeros(max(lengths), dtype=torch.uint8, device=message.device)
-    filled[: message.numel()] = message
-    rows = comm.gather([filled])
-    return [row[0][:length] for row, length in zip(rows, lengths, strict=True)]
+    rows = comm.gather([message], [[message.new_empty(length)] for length in lengths])
+    return [row[0] for row in rows]

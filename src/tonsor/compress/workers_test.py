@@ -31,8 +31,17 @@ class Simulated:
         means = [torch.stack(same).sum(0) for same in zip(*by_rank, strict=True)]
         return [mean.to(tensor.dtype) for mean, tensor in zip(means, tensors, strict=True)]
 
-    def gather(self, tensors: Sequence[Tensor], /) -> list[list[Tensor]]:
-        return self._exchange([t.clone() for t in tensors]) if tensors else [[] for _ in range(self.size)]
+    def gather(
+        self, tensors: Sequence[Tensor], /, like: Sequence[Sequence[Tensor]] | None = None
+    ) -> list[list[Tensor]]:
+        expected = [tensors] * self.size if like is None else like
+        if not any(expected):
+            return [[] for _ in expected]
+        everything = self._exchange([t.clone() for t in tensors])
+        lengths = [sum(t.nbytes for t in row) for row in expected]
+        self.bytes_sent += max(lengths) - lengths[self.rank]
+        _assert_alike(everything, expected)
+        return everything
 
     def all_to_all(self, rows: Sequence[Sequence[Tensor]], like: Sequence[Sequence[Tensor]], /) -> list:
         flat = [tensor.clone() for row in rows for tensor in row]
@@ -41,9 +50,8 @@ class Simulated:
         everything = self._exchange([*flat, torch.tensor(starts)])
         self.bytes_sent -= sum(own) + 8 * len(starts)  # what stays here, and what only this class needs
         got = [row[row[-1][self.rank] : row[-1][self.rank + 1]] for row in everything]
-        for came, expected in zip(got, like, strict=True):
-            if came is not got[self.rank]:
-                assert [(t.shape, t.dtype) for t in came] == [(t.shape, t.dtype) for t in expected]
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        _assert_alike([got[rank] for rank in others], [like[rank] for rank in others])
         return got
 
     def _exchange(self, tensors: list[Tensor]) -> list[list[Tensor]]:
@@ -54,6 +62,11 @@ class Simulated:
         everything = list(self._slots)
         self._barrier.wait(20)
         return everything
+
+
+def _assert_alike(rows: Sequence[Sequence[Tensor]], like: Sequence[Sequence[Tensor]]) -> None:
+    for came, expected in zip(rows, like, strict=True):
+        assert [(t.shape, t.dtype) for t in came] == [(t.shape, t.dtype) for t in expected]
 
 
 def workers(size: int) -> list[Simulated]:
