@@ -143,7 +143,7 @@ def lines() -> dict[str, Link]:
     """Return a line through the times of each kind of message."""
     timed = Timed(Comm(dist.new_group()), time.perf_counter)
     comm = timed.as_comm()
-    for numel in (1_000, 10_000, 100_000, 1_000_000):
+    for numel in (1_000, 10_000, 100_000, 1_000_000, 4_000_000):
         part = torch.ones(numel)
         row = [[part[: numel // comm.size]]] * comm.size
         for _ in range(REPEATS):
