@@ -21,19 +21,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from compress_methods import METHODS, PLAIN
+from compress_methods import MEETINGS, METHODS, MORE, PLAIN
 from results import markdown, write_section
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from tonsor.compress import compress_ddp
+from tonsor import clip
+from tonsor.compress import Comm, LocalClip, compress_ddp
 from tonsor.examples.corpus import find_text
 from tonsor.examples.data import fashion_mnist
 from tonsor.examples.models import char_lstm, lenet_5
 from tonsor.schedule import cosine
 
 LENGTH = 64  # characters of a piece of text
+NORM = 1.0  # of each tensor's gradient
+ALL = [*(METHODS | MORE), *MEETINGS]
 PLOT = Path(__file__).parent / "compress_full.svg"
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -99,8 +102,8 @@ def trained(name: str, method: str, seed: int) -> dict[str, Any]:
     """Train once and return what came of it."""
     task = TASKS[name]
     torch.manual_seed(seed)
-    model = DistributedDataParallel(task.build())
-    comm = compress_ddp(model, METHODS[method]())
+    model = task.build()
+    net, comm, end_step = joined(model, method)
     momentum = 0.0 if method in PLAIN else 0.9
     optimizer = torch.optim.SGD(model.parameters(), lr=task.rate, momentum=momentum)
     learned, held = task.data()
@@ -109,14 +112,35 @@ def trained(name: str, method: str, seed: int) -> dict[str, Any]:
         falls = cosine(step, initial=1.0, final=0.0, stop=task.steps)
         optimizer.param_groups[0]["lr"] = task.rate * warm * falls
         optimizer.zero_grad()
-        loss_of(model, inputs, targets).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        loss_of(net, inputs, targets).backward()
+        end_step(optimizer)
+    whole = 4 * task.steps * sum(parameter.numel() for parameter in model.parameters())
     return {
-        "quality": quality(name, model.module.eval(), held),
-        "factor": comm.traffic().factor,
+        "quality": quality(name, model.eval(), held),
+        "factor": whole / comm.bytes_sent,
         "sent": comm.bytes_sent,
     }
+
+
+def joined(model: nn.Module, method: str) -> tuple[nn.Module, Comm, Callable[[torch.optim.Optimizer], None]]:
+    """Return what runs forward, the channel, and what to do after backward.
+
+    Each worker bounds the norm of each of its gradients before anything is compressed.
+    """
+    if method in MEETINGS:
+        comm = Comm(dist.new_group())
+        meeting = MEETINGS[method](model, comm)
+
+        def step_alone(optimizer: torch.optim.Optimizer) -> None:
+            clip.norm(list(model.parameters()), max_norm=NORM)
+            optimizer.step()
+            meeting.step()
+
+        return model, comm, step_alone
+    rule = (METHODS | MORE)[method]()
+    net = DistributedDataParallel(model)
+    comm = compress_ddp(net, rule if method in PLAIN else LocalClip(rule, max_norm=NORM))
+    return net, comm, lambda optimizer: optimizer.step()
 
 
 def work(cache: Path, names: list[str], seeds: int) -> None:
@@ -124,7 +148,7 @@ def work(cache: Path, names: list[str], seeds: int) -> None:
     dist.init_process_group("gloo")
     done = {(row["task"], row["method"], row["seed"]) for row in read(cache)}
     dist.barrier()
-    for seed, name, method in itertools.product(range(seeds), names, METHODS):
+    for seed, name, method in itertools.product(range(seeds), names, ALL):
         if (name, method, seed) in done:
             continue
         row = {"task": name, "method": method, "seed": seed, **trained(name, method, seed)}
@@ -143,7 +167,7 @@ def read(cache: Path) -> list[dict[str, Any]]:
 
 def told(name: str, rows: list[dict[str, Any]]) -> str:
     """Return one task's table."""
-    at = {m: [r for r in rows if (r["task"], r["method"]) == (name, m)] for m in METHODS}
+    at = {m: [r for r in rows if (r["task"], r["method"]) == (name, m)] for m in ALL}
     base = statistics.mean(row["quality"] for row in at["dense"])
     lines: list[list[object]] = []
     for method, found in at.items():
@@ -167,7 +191,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
     mpl.rcParams["svg.hashsalt"] = "tonsor"
     figure, axes = plt.subplots(1, len(TASKS), figsize=(5.5 * len(TASKS), 4.5), squeeze=False)
     for axis, (name, task) in zip(axes[0], TASKS.items(), strict=True):
-        for method in METHODS:
+        for method in ALL:
             own = [row for row in rows if (row["task"], row["method"]) == (name, method)]
             if own:
                 x, y = (statistics.mean(row[key] for row in own) for key in ("factor", "quality"))

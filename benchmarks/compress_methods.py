@@ -2,18 +2,30 @@
 
 from collections.abc import Callable
 
+from torch import nn
+
 from tonsor.compress import (
     DGC,
+    EF21,
     QSGD,
+    Comm,
     Compressor,
     DCTTopK,
+    DiLoCo,
+    ErrorBudget,
     ErrorFeedback,
+    MajorityVote,
+    Natural,
     PowerSGD,
     RandomK,
     TernGrad,
+    Threshold,
     TopK,
     bf16,
     dense,
+    e4m3,
+    e5m2,
+    fp16,
     int4,
     int8,
     sign,
@@ -36,7 +48,33 @@ METHODS: dict[str, Callable[[], Compressor]] = {
     "top-k, 0.1 %, 4 bits": lambda: ErrorFeedback(TopK(density=0.001, bits=4)),
     "random-k, 1 %": lambda: ErrorFeedback(RandomK(density=0.01)),
     "DCT top-k, 1 %": lambda: ErrorFeedback(DCTTopK(density=0.01)),
-    "DGC, 1 %": lambda: DGC(density=0.01, is_nesterov=True, stage_steps=30, bits=4),
-    "DGC, 0.1 %": lambda: DGC(density=0.001, is_nesterov=True, stage_steps=60, bits=4),
+    "DGC, 1 %": lambda: DGC(density=0.01, is_nesterov=True, max_norm=1.0, bits=4),
+    "DGC, 0.1 %": lambda: DGC(density=0.001, is_nesterov=True, max_norm=1.0, bits=4),
 }
 PLAIN = ("DGC, 1 %", "DGC, 0.1 %")  # have the momentum in themselves: the optimizer has none
+
+MORE: dict[str, Callable[[], Compressor]] = {  # in whole trainings alone; these DGC have a warm-up
+    "fp16": lambda: ErrorFeedback(fp16),
+    "e4m3": lambda: ErrorFeedback(e4m3),
+    "e5m2": lambda: ErrorFeedback(e5m2),
+    "natural": Natural,
+    "majority vote": MajorityVote,
+    "threshold, 1 %": lambda: ErrorFeedback(Threshold(density=0.01)),
+    "EF21, top-k, 1 %": lambda: EF21(TopK(density=0.01)),
+    "DGC, 1 %": lambda: DGC(density=0.01, is_nesterov=True, max_norm=1.0, bits=4, stage_steps=30),
+    "DGC, 0.1 %": lambda: DGC(density=0.001, is_nesterov=True, max_norm=1.0, bits=4, stage_steps=60),
+    "error budget 0.5, PowerSGD": lambda: ErrorFeedback(ErrorBudget(PowerSGD(rank=1), error=0.5)),
+}
+
+
+Meeting = Callable[[nn.Module, Comm], DiLoCo]
+
+
+def meeting(every: int, compressor: Callable[[], Compressor], lr: float, momentum: float) -> Meeting:
+    """Return what lets workers train apart for some steps."""
+    return lambda model, comm: DiLoCo(model, comm, compressor(), every=every, lr=lr, momentum=momentum)
+
+
+MEETINGS: dict[str, Meeting] = {
+    "local SGD, 16 steps": meeting(16, METHODS["dense"], 1.0, 0.0),
+}

@@ -61,9 +61,11 @@ class Pretended:
         self._note("mean", tensors)
         return [tensor.clone() for tensor in tensors]
 
-    def gather(self, tensors: Sequence[Tensor], /) -> list[list[Tensor]]:
-        """Return the tensors once for each worker."""
+    def gather(self, tensors: Sequence[Tensor], /, like: Any = None) -> list[list[Tensor]]:
+        """Return the tensors once for each worker, or zeros from the others."""
         self._note("gather", tensors)
+        if like is not None:
+            return [list(tensors), *([torch.zeros_like(t) for t in row] for row in like[1:])]
         return [[tensor.clone() for tensor in tensors] for _ in range(self.size)]
 
     def all_to_all(self, rows: Sequence[Sequence[Tensor]], like: Sequence[Any], /) -> list[list[Tensor]]:
@@ -93,7 +95,7 @@ def measured(name: str, size: int, shapes: Sequence[tuple[int, ...]]) -> Cost:
         comm, started = Pretended(size), time.process_time()
         rule(grads, comm)  # type: ignore[arg-type]
         times.append(time.process_time() - started)
-    return Cost(min(times[1:]), tuple(comm.messages))
+    return Cost(statistics.median(times[1:]), tuple(comm.messages))
 
 
 def cost_at(costs: dict[int, Cost], size: int) -> Cost:
@@ -119,12 +121,12 @@ def sending(message: Message, size: int, rate: float) -> float:
 
 
 def step(cost: Cost, price: Callable[[Message], float], backward: float, buckets: int) -> float:
-    """Return the time of a step: buckets get ready one by one in backward and wait for one another."""
-    one = cost.times(1 / buckets, 1 / buckets)
-    service = one.seconds + sum(map(price, one.messages))
+    """Return the time of a step: codes are made and read where backward runs, and messages queue on the link."""
+    computing = backward + cost.seconds
+    service = sum(map(price, cost.times(1.0, 1 / buckets).messages))
     done = 0.0
     for number in range(buckets):
-        done = max(done, backward * (number + 1) / buckets) + service
+        done = max(done, computing * (number + 1) / buckets) + service
     return done
 
 
@@ -199,7 +201,8 @@ def main() -> None:
 
 ABOUT = f"""Seconds a step, and in brackets how many times as fast as dense: a transformer of {BLOCKS} blocks
 of width {WIDTH} (302M weights), whose backward pass takes {BACKWARD} s, in DDP with buckets of 25
-MiB. Computing is measured by running each method on the gradients of one block with a channel
+MiB. Codes are made and read where backward runs and so prolong it; messages go on beside. Computing
+is measured by running each method on the gradients of one block with a channel
 that pretends to have {MEASURED} workers, and goes on along a straight line; messages cost
 {LATENCY * 1e6:.0f} us and their bytes: a mean takes the better of a ring and a tree, a gather
 doubles, an all-to-all goes to each at once. That top-k goes over to whole gradients where a

@@ -164,4 +164,4 @@ def _select(tiling: Tiling, tensor: Tensor, density: float) -> Sparse:
 
 def _like(part: Sparse) -> Tensor:
     """Return a tensor that says how many coefficients there are, of what type, and where."""
-    return fresh(part.numels[0], part.values.dtype, part.values.device)
+    return fresh((part.numels[0],), part.values.dtype, part.values.device)

@@ -157,7 +157,9 @@ def send_messages(group):
         torch.tensor(True),
         torch.tensor([1.5 + comm.rank]),
     ]
-    return mean, half, comm.gather(mixed), comm.bytes_sent, (comm.size, comm.rank)
+    rows = [[torch.full((rank,), float(rank)), torch.tensor(rank)] for rank in range(comm.size)]
+    ragged = comm.gather(rows[comm.rank], [[torch.empty_like(t) for t in row] for row in rows])
+    return mean, half, comm.gather(mixed), ragged, comm.bytes_sent, (comm.size, comm.rank)
 
 
 def fail_on_one(group):

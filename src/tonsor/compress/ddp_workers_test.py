@@ -105,7 +105,7 @@ def test_without_sync_nothing_is_sent_and_then_the_sum_once(seen):
 def test_messages_are_packed_averaged_and_counted(seen):
     size = len(seen)
     for rank, each in enumerate(seen):
-        mean, half, gathered, sent, place = each["messages"]
+        mean, half, gathered, ragged, sent, place = each["messages"]
         assert place == (size, rank)
         torch.testing.assert_close(mean[0], torch.full((2,), (size - 1) / 2))
         for got in (mean[1], half[0]):  # the sum would overflow
@@ -113,7 +113,9 @@ def test_messages_are_packed_averaged_and_counted(seen):
         assert [[t.tolist() for t in row] for row in gathered] == [
             [[r], True, [1.5 + r]] for r in range(size)
         ]
-        assert sent == 3 * 4 + 2 + (4 + 1 + 4)
+        assert [[t.tolist() for t in row] for row in ragged] == [[[float(r)] * r, r] for r in range(size)]
+        longest = 4 * (size - 1) + 8
+        assert sent == 3 * 4 + 2 + longest + (4 + 1 + 4)
 
 
 def test_an_error_on_one_worker_is_raised_on_all(processes):

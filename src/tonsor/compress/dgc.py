@@ -127,7 +127,7 @@ class DGC:
         """Return u and v of a parameter, zeros at first, on the gradient's device."""
         if name not in self._velocities:
             wide = torch.promote_types(grad.dtype, torch.float32)
-            zeros = fresh(grad.numel(), wide, grad.device, is_zero=True).view(grad.shape)
+            zeros = fresh(grad.shape, wide, grad.device, is_zero=True)
             self._velocities[name] = self._unsent[name] = zeros  # never written to
         kept = self._velocities[name], self._unsent[name]
         if kept[0].shape != grad.shape or kept[1].shape != grad.shape:
@@ -146,7 +146,7 @@ class DGC:
             norm = joint_norm([new])
             factor = (self.max_norm * comm.size**0.5 / norm).clamp(max=1)  # a norm of 0 gives inf, so 1
             new = new * torch.where(norm.isfinite(), factor, 1).to(new.dtype)
-        first, second = (fresh(new.numel(), new.dtype, new.device).view(new.shape) for _ in range(2))
+        first, second = (fresh(new.shape, new.dtype, new.device) for _ in range(2))
         torch.add(new, velocity, alpha=self.momentum, out=first)
         if self.is_nesterov:
             return first, torch.add(new, first, alpha=self.momentum, out=second).add_(unsent)

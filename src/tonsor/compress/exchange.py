@@ -184,7 +184,7 @@ def spread(parts: Sequence[Sparse], likes: Sequence[Tensor], divisor: int, /) ->
     """
     wide = torch.promote_types(likes[0].dtype, torch.float32)
     numels = [like.numel() for like in likes]
-    total = fresh(sum(numels), wide, likes[0].device, is_zero=True)
+    total = fresh((sum(numels),), wide, likes[0].device, is_zero=True)
     for part in parts:
         total.index_add_(0, part.places, part.values.to(wide) / divisor)
     flats = total.to(likes[0].dtype).split_with_sizes(numels)

@@ -145,7 +145,7 @@ def _wide(grad: Tensor) -> torch.dtype:
 
 def _sum(residual: Tensor, grad: Tensor) -> Tensor:
     """Return the gradient with what was not sent before, in new memory."""
-    total = fresh(grad.numel(), _wide(grad), grad.device).view(grad.shape)
+    total = fresh(grad.shape, _wide(grad), grad.device)
     return torch.add(residual, grad, out=total)
 
 

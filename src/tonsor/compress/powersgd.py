@@ -143,7 +143,7 @@ def _matrix(grad: Tensor) -> Tensor:
 def _product(base: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Return P Qᵀ; on a CPU few columns are faster as a sum of outer products, 2 columns 2.5 times."""
     if out is None:
-        out = fresh(len(base) * right.shape[1], base.dtype, base.device).view(len(base), right.shape[1])
+        out = fresh((len(base), right.shape[1]), base.dtype, base.device)
     if base.device.type != "cpu" or base.shape[1] > 6:
         return torch.mm(base, right, out=out)
     total = torch.mul(base[:, :1], right[:1], out=out)

@@ -72,7 +72,7 @@ class RandomK:
         for part in averaged:
             for name, places in drawn.items():
                 grad = grads[name]
-                zeros = fresh(grad.numel(), grad.dtype, grad.device, is_zero=True)
+                zeros = fresh((grad.numel(),), grad.dtype, grad.device, is_zero=True)
                 part[name] = zeros.scatter_(0, places, part[name]).view(grad.shape)
         self._streams.advance({name: averaged.mean[name] for name in drawn})
         return averaged

@@ -64,7 +64,7 @@ class Tiling(NamedTuple):
         left, right = cosines(self.height, tiles), cosines(self.width, tiles)
         left = left.t().clone(memory_format=torch.contiguous_format)  # six times as fast as transposed
         bands = self._bands(coefficients)
-        out = fresh(self.rows * self.columns, tiles.dtype, tiles.device).view(self.rows, self.columns)
+        out = fresh((self.rows, self.columns), tiles.dtype, tiles.device)
         for start, size in bands:
             lines = tiles.narrow(0, start, size).transpose(1, 2).reshape(-1, self.width) @ right
             both = left @ lines.view(size, self.height, self.across * self.width)
