@@ -121,7 +121,7 @@ def sending(message: Message, size: int, rate: float) -> float:
 
 
 def step(cost: Cost, price: Callable[[Message], float], backward: float, buckets: int) -> float:
-    """Return the time of a step: codes are made and read where backward runs, and messages queue on the link."""
+    """Return the time of a step: codes are made where backward runs, and messages queue on the link."""
     computing = backward + cost.seconds
     service = sum(map(price, cost.times(1.0, 1 / buckets).messages))
     done = 0.0
