@@ -23,7 +23,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from tonsor.compress import Comm, auto, compress_ddp
+from tonsor.compress import Comm, LocalClip, auto, compress_ddp
 from tonsor.compress.link import Link, Timed, fit
 from tonsor.examples.data import fashion_mnist
 from tonsor.examples.models import mlp
@@ -31,6 +31,7 @@ from tonsor.examples.models import mlp
 SIZES = (784, 1536, 1536, 1536, 1536, 10)  # 8.3M parameters
 ONE = ", one bucket"
 BATCH, RATE, WARM = 16, 0.05, 3  # samples a worker; learning rate; steps before the clock counts
+NORM = 1.0  # of the gradients at most
 REPEATS = 7  # of each message
 SETTLED, TURNS = 34, 24  # steps until auto has chosen and checked; steps of each after that, in turn
 SENT = Path("/sys/class/net/ve0/statistics/tx_bytes")
@@ -61,18 +62,26 @@ def torch_power(rank: int) -> Callable[[DistributedDataParallel], None]:
 
 
 def ours(name: str) -> Callable[[DistributedDataParallel], object]:
-    """Return what compresses with one of our methods."""
-    return lambda model: compress_ddp(model, METHODS[name.removesuffix(ONE)]())
+    """Return what compresses with one of our methods, behind a clipping of each worker's own gradients."""
+
+    def compressed(model: DistributedDataParallel) -> None:
+        rule = METHODS[name]()
+        compress_ddp(model, rule if name in PLAIN else LocalClip(rule, max_norm=NORM))
+
+    return compressed
 
 
+OURS: dict[str, Callable[[DistributedDataParallel], object]] = {
+    **{name: ours(name) for name in METHODS if name != "dense"},
+    **{name + ONE: ours(name) for name in ("PowerSGD, rank 1", "PowerSGD, rank 2")},
+}
 WAYS: dict[str, Callable[[DistributedDataParallel], object]] = {
     "no communication": noop,
     "DDP": plain,
     "torch fp16": torch_half,
     "torch PowerSGD, rank 1": torch_power(1),
     "torch PowerSGD, rank 2": torch_power(2),
-    **{name: ours(name) for name in METHODS if name != "dense"},
-    **{name + ONE: ours(name + ONE) for name in ("PowerSGD, rank 1", "PowerSGD, rank 2")},
+    **OURS,
     "auto": auto,
 }
 
@@ -101,8 +110,8 @@ def trained(name: str, data: Any, held: Any) -> dict[str, Any]:
         loss = cross_entropy(model(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
-        if name not in PLAIN:  # DGC has clipped before
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if name not in OURS:
+            nn.utils.clip_grad_norm_(model.parameters(), NORM)
         optimizer.step()
         times.append(time.perf_counter() - started)
         losses.append(loss.item())
