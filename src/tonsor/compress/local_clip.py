@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tonsor.compress.comm import Comm
 from tonsor.compress.inner import load_state, state_of
+from tonsor.compress.pages import fresh
 from tonsor.compress.protocol import Averaged, Compressor
 from tonsor.norms import joint_norm
 
@@ -70,4 +71,4 @@ def _clipped(grad: Tensor, bound: float) -> Tensor:
     """Return the gradient with a norm of at most the bound."""
     norm = joint_norm([grad])
     factor = torch.where(norm.isfinite(), (bound / norm).clamp(max=1.0), 1.0)  # a norm of 0 gives inf, so 1
-    return grad * factor.to(grad.dtype)
+    return torch.mul(grad, factor.to(grad.dtype), out=fresh(grad.shape, grad.dtype, grad.device))
