@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,14 @@ class Task:
     unit: str
 
 
+@cache
 def images() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return inputs and targets of Fashion-MNIST, to train and to test."""
     parts = fashion_mnist()
     return parts["train"].tensors, parts["test"].tensors
 
 
+@cache
 def text() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return pieces of the text and the characters that follow, to train and held out."""
     characters = torch.frombuffer(bytearray(find_text(limit=2_000_000)), dtype=torch.uint8).long()
@@ -68,8 +71,8 @@ def text() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 
 TASKS = {
-    "LeNet-5": Task(lenet_5, images, 32, 1500, 0.02, "accuracy, %"),
-    "char LSTM": Task(lambda: char_lstm(embedding=32, hidden=192), text, 16, 1500, 2.0, "bits a character"),
+    "LeNet-5": Task(lenet_5, images, 16, 1200, 0.02, "accuracy, %"),
+    "char LSTM": Task(lambda: char_lstm(embedding=32, hidden=192), text, 8, 1200, 2.0, "bits a character"),
 }
 
 
@@ -223,10 +226,13 @@ def main() -> None:
     write_section("Compression: whole trainings", "python benchmarks/compress_full.py", body)
 
 
-ABOUT = """Two workers, SGD with momentum (DGC has its own), the norm of the mean gradient clipped to 1, 1500
-steps with a cosine rate; the same batches and first weights for every method. Fewer bytes: what a
-worker would have handed over in float32 over what it did, in the whole run, warm-ups and
-messages' heads included. The plot is `compress_full.svg`."""
+ABOUT = """Two workers, 16 images or 8 pieces of 64 characters each, SGD with momentum (DGC has its own), 1200
+steps with a cosine rate; the same batches and first weights for every method. Each worker clips the
+norm of every gradient to 1, before anything is compressed. Fewer bytes: what a worker would have
+handed over in float32 at every step over what it did, in the whole run, warm-ups and messages' heads
+included. Biases go whole at every step (2.3 of LeNet-5's 1724 kB, 7.2 of the LSTM's 925), so that 741 and
+129 times is the most without fewer meetings. local SGD averages the weights every so many steps, DiLoCo
+makes an outer Nesterov step of them (0.7, 0.9). The plot is `compress_full.svg`."""
 
 
 if __name__ == "__main__":

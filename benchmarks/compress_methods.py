@@ -76,5 +76,8 @@ def meeting(every: int, compressor: Callable[[], Compressor], lr: float, momentu
 
 
 MEETINGS: dict[str, Meeting] = {
-    "local SGD, 16 steps": meeting(16, METHODS["dense"], 1.0, 0.0),
+    "local SGD, 16 steps, int4": meeting(16, METHODS["int4"], 1.0, 0.0),
+    "local SGD, 50 steps, sign": meeting(50, METHODS["sign"], 1.0, 0.0),
+    "local SGD, 150 steps, int4": meeting(150, METHODS["int4"], 1.0, 0.0),
+    "DiLoCo, 25 steps, int4": meeting(25, METHODS["int4"], 0.7, 0.9),
 }
