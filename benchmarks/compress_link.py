@@ -126,13 +126,16 @@ momentum, all from the same weights with the same batches. Hosts are network nam
 machine, which share its two cores; the link limits bandwidth and adds no delay. A step takes as
 long as its slowest worker; median and distance of the quartiles of {steps} steps, without the
 first three. MB sent are a worker's and step's, counted by the network device, with all headers.
+Norms are bounded to 1: with our rules each worker clips its gradients before they are compressed
+(`LocalClip`), with DDP, torch's hooks, `auto` and where "clipped behind" is said the mean is clipped.
 The loss does not depend on the link: it is that of the validation images after {long} steps
 without a limit (in brackets against DDP), and the last column is the steps to a mean training
 loss of ten steps times the step's time here. torch's PowerSGD has one bucket, because with two it
 deadlocks on gloo, and its first two steps are dense; ours has DDP's buckets of 25 MiB, and one where
-that is said. gloo's all-to-all (int8, sign and their kin) was seen to fill 60 % of a link of
-100 Mbit/s that its ring fills to 95 %. auto spends 20 steps on measuring, which is most of its row; what
-it comes to is told below each table, from a run of its own in turn with DDP."""
+that is said. DGC runs at its last density, without a warm-up. gloo's all-to-all, the first half of what
+int8, sign and their kin send, was seen to fill 60 % of a link of 100 Mbit/s that a ring fills to 95 %.
+auto spends 20 steps on measuring, which is most of its row; what it comes to is told below each table,
+from a run of its own in turn with DDP."""
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from tonsor.examples.data import fashion_mnist
 from tonsor.examples.models import mlp
 
 SIZES = (784, 1536, 1536, 1536, 1536, 10)  # 8.3M parameters
-ONE = ", one bucket"
+ONE, BEHIND = ", one bucket", ", clipped behind"
 BATCH, RATE, WARM = 16, 0.05, 3  # samples a worker; learning rate; steps before the clock counts
 NORM = 1.0  # of the gradients at most
 REPEATS = 7  # of each message
@@ -62,13 +62,18 @@ def torch_power(rank: int) -> Callable[[DistributedDataParallel], None]:
 
 
 def ours(name: str) -> Callable[[DistributedDataParallel], object]:
-    """Return what compresses with one of our methods, behind a clipping of each worker's own gradients."""
+    """Return what clips each worker's own gradients and compresses them with one of our methods."""
 
     def compressed(model: DistributedDataParallel) -> None:
         rule = METHODS[name]()
         compress_ddp(model, rule if name in PLAIN else LocalClip(rule, max_norm=NORM))
 
     return compressed
+
+
+def ours_behind(name: str) -> Callable[[DistributedDataParallel], object]:
+    """Return what compresses alone; the mean is clipped where it is for torch's hooks."""
+    return lambda model: compress_ddp(model, METHODS[name]())
 
 
 OURS: dict[str, Callable[[DistributedDataParallel], object]] = {
@@ -82,6 +87,7 @@ WAYS: dict[str, Callable[[DistributedDataParallel], object]] = {
     "torch PowerSGD, rank 1": torch_power(1),
     "torch PowerSGD, rank 2": torch_power(2),
     **OURS,
+    **{name + BEHIND: ours_behind(name) for name in ("PowerSGD, rank 2", "top-k, 1 %, 4 bits")},
     "auto": auto,
 }
 
