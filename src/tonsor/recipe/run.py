@@ -12,6 +12,7 @@ from tonsor.recipe.context import TRAINING, Run
 from tonsor.recipe.healing import heal
 from tonsor.recipe.packing import pack
 from tonsor.recipe.stages import Made
+from tonsor.recipe.wire import remarks
 
 STAGES: dict[str, Callable[[Run], Made]] = {
     "train": stages.train,
@@ -74,8 +75,8 @@ def run_recipe(run: Run, text: str, *, until: str = "report") -> None:
 
 def _all_stages(run: Run, asked: Sequence[str]) -> None:
     """Run the stages that have no receipt, on all workers alike."""
-    if run.recipe.train.compress is not None and run.crew.size == 1:
-        run.tell({"event": "note", "text": "one worker sends no gradients: `compress` has no effect"})
+    for text in remarks(run.recipe.train, run.crew.size):
+        run.tell({"event": "note", "text": text})
     for stage in asked:
         is_done = run.crew.agree(run.crew.is_first and run.folder.receipt(stage) is not None)[0]
         run.tell({"event": "done" if is_done else "begin", "stage": stage})

@@ -1,8 +1,12 @@
 """What a training with several workers sends: a few figures a step, and a line at the end."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from tonsor.compress import Comm, Traffic, residual_norm
+from tonsor.recipe.schema import Training
+
+KEEPING = ("ErrorFeedback", "DGC")  # give back later what they did not send
 
 
 class Wire:
@@ -55,3 +59,45 @@ class Wire:
             f"({all_.factor:.3g} times as many); {all_.encode:.2g} s in encoding, {all_.send:.2g} s in "
             f"sending and waiting, {all_.decode:.2g} s in decoding"
         )
+
+
+def remarks(training: Training, workers: int, /) -> list[str]:
+    """Say what is to be known of how a training compresses before it begins.
+
+    Args:
+        training: The section of the recipe.
+        workers: How many there are.
+
+    Returns:
+        Sentences for people; none where all is well.
+
+    Example:
+        >>> remarks(Training(compress={"rule": "int8"}), 1)
+        ['one worker sends no gradients: `compress` has no effect']
+        >>> remarks(Training(compress={"rule": "DGC"}, clip={"rule": "global_norm"}), 2)
+        ['`clip` cuts off what DGC gives back of earlier steps: bound the norm before, by its `max_norm`...']
+        >>> wrapped = {"rule": "Warmup", "compressor": {"rule": "ErrorFeedback", "compressor": "int4"}}
+        >>> [text] = remarks(Training(compress=wrapped, clip={"rule": "global_norm"}), 2)
+        >>> "LocalClip around it" in text
+        True
+    """
+    if training.compress is None:
+        return []
+    if workers == 1:
+        return ["one worker sends no gradients: `compress` has no effect"]
+    names = list(_nested(training.compress.model_dump()))
+    keeping = next((name for name in names if name in KEEPING), None)
+    if training.clip is None or keeping is None or "LocalClip" in names:
+        return []
+    before = "its `max_norm`" if keeping == "DGC" else "LocalClip around it"
+    return [
+        f"`clip` cuts off what {keeping} gives back of earlier steps: bound the norm before, by {before}, "
+        "and leave `clip` out"
+    ]
+
+
+def _nested(rule: Any) -> Iterator[str]:
+    """Yield the name of a rule, then of the rule it wraps, and so on."""
+    while rule is not None:
+        yield rule if isinstance(rule, str) else rule["rule"]
+        rule = None if isinstance(rule, str) else rule.get("compressor")
