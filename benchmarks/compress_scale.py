@@ -36,6 +36,9 @@ MLP = [*itertools.pairwise(SIDES), *[(side,) for side in SIDES[1:]]]
 TITLE = "Compression at scale: a simulation"
 
 
+SHARED = "gather of shares"  # its size is that of all together
+
+
 class Message(NamedTuple):
     """One collective of one worker: which, and the bytes it hands over."""
 
@@ -62,10 +65,11 @@ class Pretended:
         return [tensor.clone() for tensor in tensors]
 
     def gather(self, tensors: Sequence[Tensor], /, like: Any = None) -> list[list[Tensor]]:
-        """Return the tensors once for each worker, or zeros from the others."""
-        self._note("gather", tensors)
+        """Return the tensors once for each worker, or zeros from the others, who share a whole."""
         if like is not None:
+            self._note(SHARED, [tensor for row in like for tensor in row])
             return [list(tensors), *([torch.zeros_like(t) for t in row] for row in like[1:])]
+        self._note("gather", tensors)
         return [[tensor.clone() for tensor in tensors] for _ in range(self.size)]
 
     def all_to_all(self, rows: Sequence[Sequence[Tensor]], like: Sequence[Any], /) -> list[list[Tensor]]:
@@ -115,6 +119,8 @@ def sending(message: Message, size: int, rate: float) -> float:
     if message.kind == "mean":
         ring = 2 * (size - 1) * (LATENCY + message.size / size / rate)
         return min(ring, 2 * (hops * LATENCY + message.size / rate))
+    if message.kind == SHARED:
+        return hops * LATENCY + (size - 1) / size * message.size / rate
     if message.kind == "gather":
         return hops * LATENCY + (size - 1) * message.size / rate
     return (size - 1) * LATENCY + message.size / rate
@@ -146,8 +152,10 @@ def table(costs: dict[str, dict[int, Cost]], size: int, computing: float) -> str
 
 def on_line(workers: list[dict[str, tuple[float, float]]], message: Message) -> float:
     """Return how long a message took by the line of the slowest worker."""
-    lines = [worker[message.kind] for worker in workers if message.kind in worker]
-    return max(alpha + beta * message.size for alpha, beta in lines)
+    kind, size = message
+    if kind == SHARED:
+        kind, size = "gather", size / len(workers)
+    return max(alpha + beta * size for alpha, beta in (worker[kind] for worker in workers))
 
 
 def check(folder: Path) -> str:

@@ -14,6 +14,7 @@ from tonsor.compress.draws import Draws, Streams
 from tonsor.compress.protocol import Averaged
 from tonsor.compress.vector import Vector, join, vector_of
 
+UNEVEN = 1.5  # times the bytes of all codes that a gather of codes of unequal length may move
 Fold = Callable[[Sequence[Tensor], Tensor, int, Draws | None], Tensor]
 
 
@@ -37,8 +38,8 @@ def all_reduce(
     error feedback and could grow.
 
     Who owns what is told by a gradient's name and size, not by its bucket. Messages: an all-to-all of
-    codes, a gather of coded means, and a mean of what is sent in full; each is left out where there
-    is nothing of its kind.
+    codes, a gather of coded means (an all-to-all where they are very unequal), and a mean of what is sent
+    in full; each is left out where there is nothing of its kind.
 
     Args:
         grads: Gradients by name.
@@ -113,12 +114,22 @@ class _Shares:
         for name, vector in self._owned_by(self.comm.rank):
             row += self._average(name, vector, fold)
         if self.comm.size > 1:
-            like = [self._room(rank) for rank in range(self.comm.size)]
-            self.came = [iter(came) for came in self.comm.gather(row, like)]
+            self.came = [iter(came) for came in self._to_all(row)]
         for name, vector in self.vectors.items():
             for start, count, ranks in vector.others(self.comm.rank):
                 codec = vector.codec_for(start, count)
                 codec.decode(self._next(ranks, codec), self.mean[name].narrow(0, start, count))
+
+    def _to_all(self, row: list[Tensor]) -> list[list[Tensor]]:
+        """Send the codes of the own means to all, and return everyone's.
+
+        A gather fills a slow link better, but makes all send as much as the longest.
+        """
+        like = [self._room(rank) for rank in range(self.comm.size)]
+        lengths = [sum(part.nbytes for part in room) for room in like]
+        if self.comm.size * max(lengths) <= UNEVEN * sum(lengths):
+            return self.comm.gather(row, like)
+        return self.comm.all_to_all([row] * self.comm.size, like)
 
     def _average(self, name: str, vector: Vector, fold: Fold | None) -> list[Tensor]:
         """Return the code of the mean of an own share; write what it says and what this worker gave."""

@@ -171,6 +171,13 @@ def test_what_is_sent_is_counted_and_does_not_grow_with_the_workers(name, size):
     assert [comm.bytes_sent for comm in comms] == [code] * size
 
 
+def test_what_one_worker_owns_alone_is_sent_by_it_alone():
+    comms = workers(3)
+    together([CODES["int8"][0]] * 3, [{"w": torch.ones(16, 16)}] * 3, comms)
+    code = 256 + 4
+    assert sorted(comm.bytes_sent for comm in comms) == [code, code, 2 * code]
+
+
 @pytest.mark.parametrize(
     "make", [lambda: int8, lambda: sign, QSGD, MajorityVote], ids=["int8", "sign", "QSGD", "vote"]
 )

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -13,17 +14,24 @@ from tonsor.compress.ddp import compress_ddp, plain
 
 
 def auto(
-    model: DistributedDataParallel, /, *, group: dist.ProcessGroup | None = None, **settings: Any
+    model: DistributedDataParallel,
+    /,
+    *,
+    group: dist.ProcessGroup | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    **settings: Any,
 ) -> tuple[Auto, Comm]:
     """Compress the gradients of the model only where that was measured to be faster.
 
     To be called once, on all workers, before the first backward. See `Auto` for what is measured and when,
     and `compress_ddp` for everything about the model and the group. Where nothing is compressed, buckets
-    are averaged as DDP itself does it, with no copy.
+    are averaged as DDP itself does it, with no copy. What is compressed runs with error feedback, and no norm
+    is bounded before it.
 
     Args:
         model: The wrapped model; its gradients are dense.
         group: The model's workers, in a group that nothing else uses. None: one is made.
+        scaler: The scaler of the loss, where there is one.
         settings: Those of `Auto`, as `tell=print` or `error=0.5`.
 
     Returns:
@@ -47,7 +55,7 @@ def auto(
     for name, parameter in model.module.named_parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(partial(_arrived, rule, plain(name)))
-    return rule, compress_ddp(model, rule, group=group)
+    return rule, compress_ddp(model, rule, group=group, scaler=scaler)
 
 
 def _arrived(rule: Auto, name: str, _: Tensor) -> None:

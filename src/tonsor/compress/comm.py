@@ -18,8 +18,9 @@ LEFT = "tonsor.left."  # in the store of the workers, with a rank: why it left
 class Comm:
     """Average, gather and exchange lists of tensors over the workers, one message a call.
 
-    All workers must make the same calls in the same order, with tensors of equal shapes and types. Each
-    call returns new tensors when its message has arrived (on a GPU: when it is queued on the stream).
+    All workers must make the same calls in the same order, with tensors of equal shapes and types where
+    `like` does not say otherwise. Each call returns new tensors when its message has arrived (on a GPU:
+    when it is queued on the stream).
 
     `size` is the number of workers and `rank` the number of this one. `bytes_sent` counts what this worker
     handed over: the bytes of its packed message, once a call. What the network then carries depends on
@@ -78,13 +79,16 @@ class Comm:
         """Return the tensors of every worker, by rank: one all-gather of their bytes.
 
         Args:
-            tensors: Tensors on one device, of any types; an empty list sends nothing.
-            like: For each rank tensors that are shaped and typed as those which come from there; their
-                values are not looked at. Every message is filled up to the longest. None: all workers
-                have what is like `tensors`.
+            tensors: Tensors on one device, of any types; where no worker has any, nothing is sent.
+            like: For each rank tensors that are shaped and typed as those which come from there, the same
+                on all workers; their values are not looked at. Every message is filled up to the longest,
+                and counted so. None: all workers have what is like `tensors`.
 
         Returns:
             For each rank a list of new tensors.
+
+        Raises:
+            ValueError: If `tensors` do not take the bytes that `like` gives this worker.
 
         Example:
             >>> Comm().gather([torch.tensor([1.5]), torch.tensor([2], dtype=torch.int32)])
@@ -93,7 +97,12 @@ class Comm:
         expected = [tensors] * self.size if like is None else like
         if not any(expected):
             return [[] for _ in expected]
-        message = _packed(tensors, expected, max(sum(t.nbytes for t in row) for row in expected))
+        lengths = [sum(t.nbytes for t in row) for row in expected]
+        if (own := sum(t.nbytes for t in tensors)) != lengths[self.rank]:
+            raise ValueError(
+                f"Comm.gather: worker {self.rank} has {own} bytes, `like` says {lengths[self.rank]}"
+            )
+        message = _packed(tensors, expected, max(lengths))
         messages = [message]
         if self.size > 1:
             messages = [torch.empty_like(message) for _ in range(self.size)]

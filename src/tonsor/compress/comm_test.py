@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,6 +53,11 @@ def test_alone_nothing_is_sent():
     comm.mean([torch.ones(5)])
     comm.gather([torch.ones(5)])
     assert (comm.size, comm.rank, comm.bytes_sent) == (1, 0, 0)
+
+
+def test_other_bytes_than_the_others_expect_are_refused():
+    with pytest.raises(ValueError, match="worker 0 has 8 bytes, `like` says 4"):
+        Comm().gather([torch.ones(2)], [[torch.empty(1)]])
 
 
 def test_transposed_tensors_are_packed_in_their_own_order():

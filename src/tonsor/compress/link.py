@@ -125,9 +125,9 @@ class Timed:
         if name not in ("mean", "gather", "all_to_all"):
             return found
 
-        def sends(*given: list[Tensor]) -> object:
+        def sends(*given: list[Tensor], **named: list[list[Tensor]]) -> object:
             sent, begin = self._comm.bytes_sent, self._clock()
-            answer = found(*given)
+            answer = found(*given, **named)
             seconds = self._clock() - begin
             self.messages.append(Message(name, self._comm.bytes_sent - sent, seconds))
             return answer

@@ -26,5 +26,5 @@ def gather_ragged(message: Tensor, comm: Comm, /) -> list[Tensor]:
     """
     length = torch.tensor([message.numel()], dtype=torch.int64, device=message.device)
     lengths = [int(row[0]) for row in comm.gather([length])]
-    rows = comm.gather([message], [[message.new_empty(length)] for length in lengths])
+    rows = comm.gather([message], [[message.new_empty(count)] for count in lengths])
     return [row[0] for row in rows]

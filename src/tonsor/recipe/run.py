@@ -75,7 +75,9 @@ def run_recipe(run: Run, text: str, *, until: str = "report") -> None:
 
 def _all_stages(run: Run, asked: Sequence[str]) -> None:
     """Run the stages that have no receipt, on all workers alike."""
-    for text in remarks(run.recipe.train, run.crew.size):
+    recipe = run.recipe
+    trainings = filter(None, [recipe.train, *recipe.prune, recipe.finetune])
+    for text in dict.fromkeys(text for training in trainings for text in remarks(training, run.crew.size)):
         run.tell({"event": "note", "text": text})
     for stage in asked:
         is_done = run.crew.agree(run.crew.is_first and run.folder.receipt(stage) is not None)[0]

@@ -6,7 +6,7 @@ from typing import Any
 from tonsor.compress import Comm, Traffic, residual_norm
 from tonsor.recipe.schema import Training
 
-KEEPING = ("ErrorFeedback", "DGC")  # give back later what they did not send
+KEEPING = {"ErrorFeedback", "DGC", "Auto"}  # give back later what they did not send
 
 
 class Wire:
@@ -74,30 +74,26 @@ def remarks(training: Training, workers: int, /) -> list[str]:
     Example:
         >>> remarks(Training(compress={"rule": "int8"}), 1)
         ['one worker sends no gradients: `compress` has no effect']
-        >>> remarks(Training(compress={"rule": "DGC"}, clip={"rule": "global_norm"}), 2)
-        ['`clip` cuts off what DGC gives back of earlier steps: bound the norm before, by its `max_norm`...']
         >>> wrapped = {"rule": "Warmup", "compressor": {"rule": "ErrorFeedback", "compressor": "int4"}}
-        >>> [text] = remarks(Training(compress=wrapped, clip={"rule": "global_norm"}), 2)
-        >>> "LocalClip around it" in text
-        True
+        >>> remarks(Training(compress=wrapped, clip={"rule": "global_norm"}), 2)
+        ['`clip` cuts off what ErrorFeedback gives back of earlier steps: leave it out, and ...']
     """
     if training.compress is None:
         return []
     if workers == 1:
         return ["one worker sends no gradients: `compress` has no effect"]
-    names = list(_nested(training.compress.model_dump()))
-    keeping = next((name for name in names if name in KEEPING), None)
-    if training.clip is None or keeping is None or "LocalClip" in names:
+    keeping = sorted(KEEPING.intersection(_texts(training.compress.model_dump())))
+    if training.clip is None or not keeping:
         return []
-    before = "its `max_norm`" if keeping == "DGC" else "LocalClip around it"
     return [
-        f"`clip` cuts off what {keeping} gives back of earlier steps: bound the norm before, by {before}, "
-        "and leave `clip` out"
+        f"`clip` cuts off what {keeping[0]} gives back of earlier steps: leave it out, and bound norms "
+        "before they are compressed, by LocalClip around the rule or `max_norm` of DGC"
     ]
 
 
-def _nested(rule: Any) -> Iterator[str]:
-    """Yield the name of a rule, then of the rule it wraps, and so on."""
-    while rule is not None:
-        yield rule if isinstance(rule, str) else rule["rule"]
-        rule = None if isinstance(rule, str) else rule.get("compressor")
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text in a table of the recipe, and so the names of all rules in it."""
+    if isinstance(value, str):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(part)
