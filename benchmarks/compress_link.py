@@ -12,6 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def in_turn(row: dict[str, Any]) -> str:
     )
 
 
-def table(rows: list[dict[str, Any]], long: dict[str, dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], long: dict[str, dict[str, Any]], ours: Container[str]) -> str:
     """Return one cell's table: times from the cell itself, losses from the long run without a limit."""
     plain = next(speed(row)[0] for row in rows if row["way"] == "DDP")
     lines: list[list[object]] = []
@@ -84,7 +85,8 @@ def table(rows: list[dict[str, Any]], long: dict[str, dict[str, Any]]) -> str:
         learned = ["", ""]
         if name in long and name != "no communication":
             final = long[name]["workers"][0]["final"]
-            apart = final / long["DDP"]["workers"][0]["final"] - 1
+            like = long["dense" if name in ours else "DDP"]  # clipped in the same way
+            apart = final / like["workers"][0]["final"] - 1
             learned = [f"{final:.3f} ({apart:+.1%})", f"{steps_to_loss(long[name]) * ms / 1e3:.1f}"]
         lines.append(
             [name, f"{ms:.0f}", f"{spread:.0f}", f"{plain / ms:.1f}x", f"{sent / 1e6:.3f}", *learned]
@@ -103,7 +105,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/compress_link"))
     parser.add_argument("--only", nargs="+")
     arguments = parser.parse_args()
-    from compress_link_worker import WAYS
+    from compress_link_worker import OURS, WAYS
 
     arguments.cache.mkdir(parents=True, exist_ok=True)
     parts = [ABOUT.format(steps=arguments.steps, long=arguments.long)]
@@ -117,7 +119,7 @@ def main() -> None:
             long = {row["way"]: row for row in rows} if rate == "none" else long
             limit = "no limit" if rate == "none" else rate
             told = [in_turn(row) for row in rows if row["way"] == BESIDE]
-            parts.append("\n\n".join([f"### {hosts} hosts, {limit}", table(rows, long), *told]))
+            parts.append("\n\n".join([f"### {hosts} hosts, {limit}", table(rows, long, OURS), *told]))
     write_section("Compression over a link", "python benchmarks/compress_link.py", "\n\n".join(parts))
 
 
@@ -126,11 +128,12 @@ momentum, all from the same weights with the same batches. Hosts are network nam
 machine, which share its two cores; the link limits bandwidth and adds no delay. A step takes as
 long as its slowest worker; median and distance of the quartiles of {steps} steps, without the
 first three. MB sent are a worker's and step's, counted by the network device, with all headers.
-Norms are bounded to 1: with our rules each worker clips its gradients before they are compressed
-(`LocalClip`), with DDP, torch's hooks, `auto` and where "clipped behind" is said the mean is clipped.
-The loss does not depend on the link: it is that of the validation images after {long} steps
-without a limit (in brackets against DDP), and the last column is the steps to a mean training
-loss of ten steps times the step's time here. torch's PowerSGD has one bucket, because with two it
+With DDP, torch's hooks, `auto` and where "clipped behind" is said the joint norm of the mean is clipped
+to 1; with our rules each worker clips before (`LocalClip`: each tensor to the square root of the number
+of workers), and "dense" sends whole gradients clipped so. The loss does not depend on the link: it is
+that of the validation images after {long} steps without a limit (in brackets against that of DDP, for
+our rules against that of "dense"), and the last column is the steps to a mean training loss of ten
+steps times the step's time here. torch's PowerSGD has one bucket, because with two it
 deadlocks on gloo, and its first two steps are dense; ours has DDP's buckets of 25 MiB, and one where
 that is said. DGC runs at its last density, without a warm-up. gloo's all-to-all, the first half of what
 int8, sign and their kin send, was seen to fill 60 % of a link of 100 Mbit/s that a ring fills to 95 %.

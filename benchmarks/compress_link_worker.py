@@ -77,7 +77,7 @@ def ours_behind(name: str) -> Callable[[DistributedDataParallel], object]:
 
 
 OURS: dict[str, Callable[[DistributedDataParallel], object]] = {
-    **{name: ours(name) for name in METHODS if name != "dense"},
+    **{name: ours(name) for name in METHODS},
     **{name + ONE: ours(name) for name in ("PowerSGD, rank 1", "PowerSGD, rank 2")},
 }
 WAYS: dict[str, Callable[[DistributedDataParallel], object]] = {
