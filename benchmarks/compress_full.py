@@ -231,11 +231,11 @@ ABOUT = """Two workers, 16 images or 8 pieces of 64 characters each, SGD with mo
 steps with a cosine rate; the same batches and first weights for every method. Norms are bounded before
 anything is compressed: of each tensor to the square root of 2 (`LocalClip(max_norm=1)` with two
 workers, and DGC's own), with fewer meetings to 1. DGC has a warm-up of 30 or 60 steps a stage; EF21 stands
-as it comes, without the momentum that its second paper gives it for small batches. Fewer bytes: what a worker would have
-handed over in float32 at every step over what it did, in the whole run, warm-ups and messages' heads
-included. Biases go whole at every step (2.3 of LeNet-5's 1724 kB, 7.2 of the LSTM's 925), so that 741 and
-129 times is the most without fewer meetings. local SGD averages the weights every so many steps, DiLoCo
-makes an outer Nesterov step of them (0.7, 0.9). The plot is `compress_full.svg`."""
+as it comes, without the momentum that its second paper gives it for small batches. Fewer bytes: what a
+worker would have handed over in float32 at every step over what it did, in the whole run, warm-ups and
+messages' heads included. Biases go whole at every step (2.3 of LeNet-5's 1724 kB, 7.2 of the LSTM's
+925), so that 743 and 129 times is the most without fewer meetings. local SGD averages the weights every
+so many steps, DiLoCo makes an outer Nesterov step of them (0.7, 0.9). The plot is `compress_full.svg`."""
 
 
 if __name__ == "__main__":
