@@ -36,7 +36,7 @@ from tonsor.examples.models import char_lstm, lenet_5
 from tonsor.schedule import cosine
 
 LENGTH = 64  # characters of a piece of text
-NORM = 1.0  # of each tensor's gradient
+NORM = 1.0  # of the mean gradient of each tensor
 ALL = [*(METHODS | MORE), *MEETINGS]
 LAST = ("fp16", "e5m2", "PowerSGD, rank 4", "top-k, 1 %", "top-k, 0.1 %", "local SGD, 16 steps, int4")  # kin
 PLOT = Path(__file__).parent / "compress_full.svg"
@@ -45,14 +45,15 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Task:
-    """Say what is trained and how: batch is a worker's, and quality is better when higher."""
+    """Say what is trained and how: batch is a worker's."""
 
     build: Callable[[], nn.Module]
     data: Callable[[], tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]
     batch: int
     steps: int
     rate: float
-    unit: str
+    unit: str  # of the quality
+    is_error: bool  # whether less of it is better
 
 
 @cache
@@ -72,8 +73,10 @@ def text() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 
 TASKS = {
-    "LeNet-5": Task(lenet_5, images, 16, 1200, 0.02, "accuracy, %"),
-    "char LSTM": Task(lambda: char_lstm(embedding=32, hidden=192), text, 8, 1200, 2.0, "bits a character"),
+    "LeNet-5": Task(lenet_5, images, 16, 1200, 0.02, "accuracy, %", is_error=False),
+    "char LSTM": Task(
+        lambda: char_lstm(embedding=32, hidden=192), text, 8, 1200, 2.0, "bits a character", is_error=True
+    ),
 }
 
 
@@ -136,7 +139,7 @@ def joined(model: nn.Module, method: str) -> tuple[nn.Module, Comm, Callable[[to
         meeting = MEETINGS[method](model, comm)
 
         def step_alone(optimizer: torch.optim.Optimizer) -> None:
-            clip.norm(list(model.parameters()), max_norm=NORM)
+            clip.norm(list(model.parameters()), max_norm=NORM * comm.size**0.5)  # as LocalClip
             optimizer.step()
             meeting.step()
 
@@ -186,22 +189,36 @@ def told(name: str, rows: list[dict[str, Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]]) -> None:
-    """Draw quality against the factor, a panel a task."""
+    """Draw how much quality is lost against the factor, a panel a task, the methods by number."""
     import matplotlib as mpl
 
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
     mpl.rcParams["svg.hashsalt"] = "tonsor"
-    figure, axes = plt.subplots(1, len(TASKS), figsize=(5.5 * len(TASKS), 4.5), squeeze=False)
-    for axis, (name, task) in zip(axes[0], TASKS.items(), strict=True):
-        for method in ALL:
-            own = [row for row in rows if (row["task"], row["method"]) == (name, method)]
-            if own:
-                x, y = (statistics.mean(row[key] for row in own) for key in ("factor", "quality"))
-                axis.plot(x, y, "o")
-                axis.annotate(method, (x, y), fontsize=6, xytext=(3, 3), textcoords="offset points")
-        axis.set(title=name, xscale="log", xlabel="fewer bytes, times", ylabel=task.unit)
+    widths = [*[1.0] * len(TASKS), 0.45]
+    figure, axes = plt.subplots(1, len(widths), figsize=(12, 5), width_ratios=widths)
+    mean = {
+        (name, method, key): statistics.mean(row[key] for row in found)
+        for name, method in itertools.product(TASKS, ALL)
+        if (found := [row for row in rows if (row["task"], row["method"]) == (name, method)])
+        for key in ("factor", "quality")
+    }
+    for axis, (name, task) in zip(axes, TASKS.items(), strict=False):
+        axis.axhspan(-1, 1, color="tab:green", alpha=0.12)
+        for number, method in enumerate(ALL, 1):
+            if (name, method, "factor") in mean:
+                gained = mean[name, method, "quality"] / mean[name, "dense", "quality"] - 1
+                lost = 100 * (gained if task.is_error else -gained)
+                x = mean[name, method, "factor"]
+                axis.plot(x, lost, "o", markersize=4, color=f"C{number % 10}")
+                axis.annotate(str(number), (x, lost), fontsize=7, xytext=(3, 3), textcoords="offset points")
+        axis.set(title=name, xscale="log", xlabel="fewer bytes, times", ylabel=f"lost of {task.unit}, %")
+        axis.set_yscale("symlog", linthresh=1)
+        axis.invert_yaxis()
+    axes[-1].axis("off")
+    names = "\n".join(f"{number:2} {method}" for number, method in enumerate(ALL, 1))
+    axes[-1].text(0, 1, names, fontsize=7, family="monospace", va="top")
     figure.tight_layout()
     figure.savefig(PLOT, metadata={"Date": None})
 
@@ -230,12 +247,12 @@ def main() -> None:
 ABOUT = """Two workers, 16 images or 8 pieces of 64 characters each, SGD with momentum (DGC has its own), 1200
 steps with a cosine rate; the same batches and first weights for every method. Norms are bounded before
 anything is compressed: of each tensor to the square root of 2 (`LocalClip(max_norm=1)` with two
-workers, and DGC's own), with fewer meetings to 1. DGC has a warm-up of 30 or 60 steps a stage; EF21 stands
+workers, and DGC's own). DGC has a warm-up of 30 or 60 steps a stage; EF21 stands
 as it comes, without the momentum that its second paper gives it for small batches. Fewer bytes: what a
 worker would have handed over in float32 at every step over what it did, in the whole run, warm-ups and
 messages' heads included. Biases go whole at every step (2.3 of LeNet-5's 1724 kB, 7.2 of the LSTM's
 925), so that 743 and 129 times is the most without fewer meetings. local SGD averages the weights every
-so many steps, DiLoCo makes an outer Nesterov step of them (0.7, 0.9). The plot is `compress_full.svg`."""
+so many steps, DiLoCo makes an outer Nesterov step of that (learning rate, momentum). The plot is `compress_full.svg`."""
 
 
 if __name__ == "__main__":

@@ -77,7 +77,8 @@ def meeting(every: int, compressor: Callable[[], Compressor], lr: float, momentu
 
 MEETINGS: dict[str, Meeting] = {
     "local SGD, 16 steps, int4": meeting(16, METHODS["int4"], 1.0, 0.0),
-    "local SGD, 50 steps, sign": meeting(50, METHODS["sign"], 1.0, 0.0),
     "local SGD, 150 steps, int4": meeting(150, METHODS["int4"], 1.0, 0.0),
-    "DiLoCo, 25 steps, int4": meeting(25, METHODS["int4"], 0.7, 0.9),
+    "DiLoCo (1, 0.3), 150 steps, int4": meeting(150, METHODS["int4"], 1.0, 0.3),
+    "DiLoCo (1, 0.3), 40 steps, sign": meeting(40, METHODS["sign"], 1.0, 0.3),
+    "DiLoCo (0.7, 0.9), 25 steps, int4": meeting(25, METHODS["int4"], 0.7, 0.9),
 }
