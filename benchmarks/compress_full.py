@@ -36,6 +36,7 @@ from tonsor.examples.models import char_lstm, lenet_5
 from tonsor.schedule import cosine
 
 LENGTH = 64  # characters of a piece of text
+TICKS = (-1, 0, 1, 3, 10, 30, 100)  # percent
 NORM = 1.0  # of the mean gradient of each tensor
 ALL = [*(METHODS | MORE), *MEETINGS]
 LAST = ("fp16", "e5m2", "PowerSGD, rank 4", "top-k, 1 %", "top-k, 0.1 %", "local SGD, 16 steps, int4")  # kin
@@ -213,8 +214,11 @@ def draw(rows: list[dict[str, Any]]) -> None:
                 x = mean[name, method, "factor"]
                 axis.plot(x, lost, "o", markersize=4, color=f"C{number % 10}")
                 axis.annotate(str(number), (x, lost), fontsize=7, xytext=(3, 3), textcoords="offset points")
-        axis.set(title=name, xscale="log", xlabel="fewer bytes, times", ylabel=f"lost of {task.unit}, %")
+        axis.set(title=f"{name}: {task.unit}", xlabel="fewer bytes, times", ylabel="worse than dense, %")
+        axis.set_xscale("log")
         axis.set_yscale("symlog", linthresh=1)
+        axis.set_yticks(TICKS, map(str, TICKS))
+        axis.margins(0.1)
         axis.invert_yaxis()
     axes[-1].axis("off")
     names = "\n".join(f"{number:2} {method}" for number, method in enumerate(ALL, 1))
@@ -252,7 +256,8 @@ as it comes, without the momentum that its second paper gives it for small batch
 worker would have handed over in float32 at every step over what it did, in the whole run, warm-ups and
 messages' heads included. Biases go whole at every step (2.3 of LeNet-5's 1724 kB, 7.2 of the LSTM's
 925), so that 743 and 129 times is the most without fewer meetings. local SGD averages the weights every
-so many steps, DiLoCo makes an outer Nesterov step of that (learning rate, momentum). The plot is `compress_full.svg`."""
+so many steps, DiLoCo makes an outer Nesterov step of that (learning rate, momentum). The plot is
+`compress_full.svg`, with its green band within 1 % of dense."""
 
 
 if __name__ == "__main__":
