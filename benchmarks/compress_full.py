@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -173,18 +173,37 @@ def read(runs: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in runs.read_text().splitlines()] if runs.exists() else []
 
 
+class Found(NamedTuple):
+    """The seeds of a method on a task: fewer bytes, qualities, their mean against dense with those seeds."""
+
+    factor: float
+    qualities: list[float]
+    gained: float
+
+
+def found_of(task: str, rows: list[dict[str, Any]]) -> dict[str, Found]:
+    """Return what came of each method on a task, in the order of the methods."""
+    at = {(row["method"], row["seed"]): row for row in rows if row["task"] == task}
+    by_method = {method: [seed for name, seed in at if name == method] for method in ALL}
+    return {
+        method: Found(
+            statistics.mean(at[method, seed]["factor"] for seed in seeds),
+            [at[method, seed]["quality"] for seed in seeds],
+            statistics.mean(at[method, seed]["quality"] for seed in seeds)
+            / statistics.mean(at["dense", seed]["quality"] for seed in seeds)
+            - 1,
+        )
+        for method, seeds in by_method.items()
+        if seeds
+    }
+
+
 def told(name: str, rows: list[dict[str, Any]]) -> str:
     """Return one task's table."""
-    at = {m: [r for r in rows if (r["task"], r["method"]) == (name, m)] for m in ALL}
-    base = statistics.mean(row["quality"] for row in at["dense"])
     lines: list[list[object]] = []
-    for method, found in at.items():
-        if not found:
-            continue
-        values = [row["quality"] for row in found]
-        mean, spread = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-        factor = statistics.mean(row["factor"] for row in found)
-        cells = [f"{factor:.1f}x", f"{mean:.2f} ± {spread:.2f}", f"{mean / base - 1:+.1%}", len(values)]
+    for method, (factor, values, gained) in found_of(name, rows).items():
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        cells = [f"{factor:.1f}x", f"{statistics.mean(values):.2f}{spread}", f"{gained:+.1%}", len(values)]
         lines.append([method, *cells])
     return markdown([name, "fewer bytes", TASKS[name].unit, "against dense", "seeds"], lines)
 
@@ -199,21 +218,12 @@ def draw(rows: list[dict[str, Any]]) -> None:
     mpl.rcParams["svg.hashsalt"] = "tonsor"
     widths = [*[1.0] * len(TASKS), 0.45]
     figure, axes = plt.subplots(1, len(widths), figsize=(12, 5), width_ratios=widths)
-    mean = {
-        (name, method, key): statistics.mean(row[key] for row in found)
-        for name, method in itertools.product(TASKS, ALL)
-        if (found := [row for row in rows if (row["task"], row["method"]) == (name, method)])
-        for key in ("factor", "quality")
-    }
     for axis, (name, task) in zip(axes, TASKS.items(), strict=False):
         axis.axhspan(-1, 1, color="tab:green", alpha=0.12)
-        for number, method in enumerate(ALL, 1):
-            if (name, method, "factor") in mean:
-                gained = mean[name, method, "quality"] / mean[name, "dense", "quality"] - 1
-                lost = 100 * (gained if task.is_error else -gained)
-                x = mean[name, method, "factor"]
-                axis.plot(x, lost, "o", markersize=4, color=f"C{number % 10}")
-                axis.annotate(str(number), (x, lost), fontsize=7, xytext=(3, 3), textcoords="offset points")
+        for method, (factor, _, gained) in found_of(name, rows).items():
+            worse, number = 100 * (gained if task.is_error else -gained), ALL.index(method) + 1
+            axis.plot(factor, worse, "o", markersize=4, color=f"C{number % 10}")
+            axis.annotate(str(number), (factor, worse), fontsize=7, xytext=(3, 3), textcoords="offset points")
         axis.set(title=f"{name}: {task.unit}", xlabel="fewer bytes, times", ylabel="worse than dense, %")
         axis.set_xscale("log")
         axis.set_yscale("symlog", linthresh=1)
