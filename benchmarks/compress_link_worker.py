@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from tonsor.compress import Comm, LocalClip, auto, compress_ddp
-from tonsor.compress.link import Link, Timed, fit
+from tonsor.compress.link import Link, Message, Timed, fit
 from tonsor.examples.data import fashion_mnist
 from tonsor.examples.models import mlp
 
@@ -32,7 +32,7 @@ SIZES = (784, 1536, 1536, 1536, 1536, 10)  # 8.3M parameters
 ONE, BEHIND = ", one bucket", ", clipped behind"
 BATCH, RATE, WARM = 16, 0.05, 3  # samples a worker; learning rate; steps before the clock counts
 NORM = 1.0  # of the gradients at most
-REPEATS = 7  # of each message
+REPEATS = 5  # of each message
 SETTLED, TURNS = 34, 24  # steps until auto has chosen and checked; steps of each after that, in turn
 SENT = Path("/sys/class/net/ve0/statistics/tx_bytes")
 
@@ -156,7 +156,7 @@ def beside(data: Any) -> dict[str, Any]:
 
 
 def lines() -> dict[str, Link]:
-    """Return a line through the times of each kind of message."""
+    """Return a line through the median times of each kind of message and size."""
     timed = Timed(Comm(dist.new_group()), time.perf_counter)
     comm = timed.as_comm()
     for numel in (1_000, 10_000, 100_000, 1_000_000, 4_000_000):
@@ -169,7 +169,10 @@ def lines() -> dict[str, Link]:
             comm.gather([part[: numel // comm.size]])
             dist.barrier()
             comm.all_to_all(row, row)
-    return fit(timed.messages)
+    times: dict[tuple[str, int], list[float]] = {}
+    for message in timed.messages:
+        times.setdefault((message.kind, message.nbytes), []).append(message.seconds)
+    return fit(Message(*of, statistics.median(seconds)) for of, seconds in times.items())
 
 
 def measured(name: str, data: Any, held: Any, steps: int) -> dict[str, Any]:

@@ -28,8 +28,7 @@ class ErrorFeedback:
     Where the mean is not finite (the overflow of a mixed-precision step), the residuals of the bucket stay
     as they were, on all workers alike. A gradient that is zero everywhere on this worker keeps its
     residual back, because DDP throws away what arrives for a parameter that no worker used. A loss scale
-    is part of the residual's unit, unless `compress_ddp` is given the scaler. A norm must be bounded before
-    (`LocalClip` around this): what is clipped off the mean behind it is lost.
+    is part of the residual's unit, unless `compress_ddp` is given the scaler.
 
     Args:
         compressor: The rule that is wrapped.

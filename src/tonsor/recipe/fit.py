@@ -188,8 +188,7 @@ class Fit:
         saved = f"the checkpoint of step {kept} is kept" if kept else "there was no checkpoint yet"
         raise NonFiniteError(
             f"{self.job.label}, step {self.step + 1} of {self.steps}: the {what} is {number}: "
-            f"{cause()}; {saved}. Lower the learning rate or bound the gradients with `clip` "
-            "(with `compress`: LocalClip), in a new --out"
+            f"{cause()}; {saved}. Lower the learning rate or bound the gradients with `clip`, in a new --out"
         )
 
     def _interrupt(self) -> None:

@@ -6,8 +6,6 @@ from typing import Any
 from tonsor.compress import Comm, Traffic, residual_norm
 from tonsor.recipe.schema import Training
 
-KEEPING = {"ErrorFeedback", "DGC", "Auto"}  # give back later what they did not send
-
 
 class Wire:
     """Read what a compressor sent and how long it took, step by step.
@@ -74,21 +72,16 @@ def remarks(training: Training, workers: int, /) -> list[str]:
     Example:
         >>> remarks(Training(compress={"rule": "int8"}), 1)
         ['one worker sends no gradients: `compress` has no effect']
-        >>> wrapped = {"rule": "Warmup", "compressor": {"rule": "ErrorFeedback", "compressor": "int4"}}
-        >>> remarks(Training(compress=wrapped, clip={"rule": "global_norm"}), 2)
-        ['`clip` cuts off what ErrorFeedback gives back of earlier steps: leave it out, and ...']
+        >>> remarks(Training(compress={"rule": "DGC"}, clip={"rule": "global_norm"}), 2)
+        ['`clip` would bound the momentum that is in DGC: leave it out, and set `max_norm` of DGC']
     """
     if training.compress is None:
         return []
     if workers == 1:
         return ["one worker sends no gradients: `compress` has no effect"]
-    keeping = sorted(KEEPING.intersection(_texts(training.compress.model_dump())))
-    if training.clip is None or not keeping:
+    if training.clip is None or "DGC" not in _texts(training.compress.model_dump()):
         return []
-    return [
-        f"`clip` cuts off what {keeping[0]} gives back of earlier steps: leave it out, and bound norms "
-        "before they are compressed, by LocalClip around the rule or `max_norm` of DGC"
-    ]
+    return ["`clip` would bound the momentum that is in DGC: leave it out, and set `max_norm` of DGC"]
 
 
 def _texts(value: Any) -> Iterator[str]:
