@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from compress_methods import MEETINGS, METHODS, MORE, PLAIN
+from compress_methods import MEETINGS, METHODS, MORE, NORM, PLAIN, clipped
 from results import markdown, write_section
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from tonsor import clip
-from tonsor.compress import Comm, LocalClip, compress_ddp
+from tonsor.compress import Comm, compress_ddp
 from tonsor.examples.corpus import find_text
 from tonsor.examples.data import fashion_mnist
 from tonsor.examples.models import char_lstm, lenet_5
@@ -37,7 +37,6 @@ from tonsor.schedule import cosine
 
 LENGTH = 64  # characters of a piece of text
 TICKS = (-1, 0, 1, 3, 10, 30, 100)  # percent
-NORM = 1.0  # of the mean gradient of each tensor
 ALL = [*(METHODS | MORE), *MEETINGS]
 LAST = ("fp16", "e5m2", "PowerSGD, rank 4", "top-k, 1 %", "top-k, 0.1 %", "local SGD, 16 steps, int4")  # kin
 PLOT = Path(__file__).parent / "compress_full.svg"
@@ -147,7 +146,7 @@ def joined(model: nn.Module, method: str) -> tuple[nn.Module, Comm, Callable[[to
         return model, comm, step_alone
     rule = (METHODS | MORE)[method]()
     net = DistributedDataParallel(model)
-    comm = compress_ddp(net, rule if method in PLAIN else LocalClip(rule, max_norm=NORM))
+    comm = compress_ddp(net, clipped(method, rule))
     return net, comm, lambda optimizer: optimizer.step()
 
 

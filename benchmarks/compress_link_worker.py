@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from compress_link import BESIDE, LINE
-from compress_methods import METHODS, PLAIN
+from compress_methods import METHODS, NORM, PLAIN, clipped
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
@@ -23,7 +23,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from tonsor.compress import Comm, LocalClip, auto, compress_ddp
+from tonsor.compress import Comm, auto, compress_ddp
 from tonsor.compress.link import Link, Message, Timed, fit
 from tonsor.examples.data import fashion_mnist
 from tonsor.examples.models import mlp
@@ -31,7 +31,6 @@ from tonsor.examples.models import mlp
 SIZES = (784, 1536, 1536, 1536, 1536, 10)  # 8.3M parameters
 ONE, BEHIND = ", one bucket", ", clipped behind"
 BATCH, RATE, WARM = 16, 0.05, 3  # samples a worker; learning rate; steps before the clock counts
-NORM = 1.0  # of the gradients at most
 REPEATS = 5  # of each message
 SETTLED, TURNS = 34, 24  # steps until auto has chosen and checked; steps of each after that, in turn
 SENT = Path("/sys/class/net/ve0/statistics/tx_bytes")
@@ -63,12 +62,7 @@ def torch_power(rank: int) -> Callable[[DistributedDataParallel], None]:
 
 def ours(name: str) -> Callable[[DistributedDataParallel], object]:
     """Return what clips each worker's own gradients and compresses them with one of our methods."""
-
-    def compressed(model: DistributedDataParallel) -> None:
-        rule = METHODS[name]()
-        compress_ddp(model, rule if name in PLAIN else LocalClip(rule, max_norm=NORM))
-
-    return compressed
+    return lambda model: compress_ddp(model, clipped(name, METHODS[name]()))
 
 
 def ours_behind(name: str) -> Callable[[DistributedDataParallel], object]:

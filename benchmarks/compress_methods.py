@@ -14,6 +14,7 @@ from tonsor.compress import (
     DiLoCo,
     ErrorBudget,
     ErrorFeedback,
+    LocalClip,
     MajorityVote,
     Natural,
     PowerSGD,
@@ -52,6 +53,13 @@ METHODS: dict[str, Callable[[], Compressor]] = {
     "DGC, 0.1 %": lambda: DGC(density=0.001, is_nesterov=True, max_norm=1.0, bits=4),
 }
 PLAIN = ("DGC, 1 %", "DGC, 0.1 %")  # have the momentum in themselves: the optimizer has none
+NORM = 1.0  # of the mean gradient of each tensor
+
+
+def clipped(name: str, rule: Compressor) -> Compressor:
+    """Return the rule behind a clipping of each worker's own gradients; DGC has its own."""
+    return rule if name in PLAIN else LocalClip(rule, max_norm=NORM)
+
 
 MORE: dict[str, Callable[[], Compressor]] = {  # in whole trainings alone; these DGC have a warm-up
     "fp16": lambda: ErrorFeedback(fp16),
